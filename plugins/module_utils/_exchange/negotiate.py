@@ -1,0 +1,88 @@
+# Copyright (c) 2026, The tunnelbroker.tsp authors
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+
+"""The public face of the exchange: negotiate, delete, broker_info, each also in a form for callers without an event loop.
+
+All of them raise one TspError and nothing else. It says which broker failed over which transport and how; `error.attempts` lists all
+attempts (dicts as in ExchangeResult.attempts), `error.transcript` is the record when options.transcript was set.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass, field
+from typing import Any, Callable, Optional, Union
+
+from .._tsp.lease import Lease
+from .._tsp.request import TunnelRequest
+from .options import ExchangeOptions
+
+Progress = Optional[Callable[[str], None]]
+"""Called with short sentences for people, for example `udp 192.0.2.1:3653: asking for v6anyv4`. Never holds a secret."""
+
+
+@dataclass
+class ExchangeResult:
+    """A tunnel was granted.
+
+    lease: client.udp_port and server.udp_port are filled in with v6udpv4. socket: the connected, non-blocking UDP socket when
+    keep_socket was set and v6udpv4 granted (the caller closes it), else None. transcript: dicts t (seconds), direction ("C>S" | "S>C"),
+    transport, peer, text; secrets struck out. attempts: dicts broker, transport, peer, version, ms, result ("granted" |
+    "redirected" | "failed"), error (TspError.to_dict() or None), in the order they were made.
+    warnings: sentences about our own side (state that could not be saved); those about the grant stand in lease.warnings.
+    """
+
+    lease: Lease
+    socket: socket.socket | None = None
+    transcript: list[dict[str, Any]] = field(default_factory=list)
+    attempts: list[dict[str, Any]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+async def negotiate(request: TunnelRequest, options: ExchangeOptions, *, keep_socket: bool = False,
+                    progress: Progress = None) -> ExchangeResult:
+    """Ask for a tunnel: order and fallbacks of tsp-protocol.md section 1.1, versions of section 2, redirects of section 6.
+
+    keep_socket: with v6udpv4, hand over the UDP socket for the data that follows on the same ports.
+    Cancelling it closes what it opened.
+    """
+    raise NotImplementedError
+
+
+def negotiate_sync(request: TunnelRequest, options: ExchangeOptions, *, keep_socket: bool = False,
+                   progress: Progress = None) -> ExchangeResult:
+    """`negotiate` for callers without an event loop (modules, action plugins); also works where a loop already runs."""
+    raise NotImplementedError
+
+
+async def delete(lease_or_request: Union[Lease, TunnelRequest], options: ExchangeOptions, *,
+                 progress: Progress = None) -> list[dict[str, Any]]:
+    """Ask the broker to forget the tunnel; returns the attempts. A lease is deleted at lease.broker, a request at options.brokers.
+
+    Raises RemoteError with the broker's status where it does not know how to delete (310, 500 …): the caller may then treat the
+    tunnel as forgotten locally.
+    """
+    raise NotImplementedError
+
+
+def delete_sync(lease_or_request: Union[Lease, TunnelRequest], options: ExchangeOptions, *,
+                progress: Progress = None) -> list[dict[str, Any]]:
+    """`delete` for callers without an event loop."""
+    raise NotImplementedError
+
+
+async def broker_info(options: ExchangeOptions, *, progress: Progress = None) -> list[dict[str, Any]]:
+    """What each of options.brokers offers. Asks for capabilities and echoes only: no authentication, nothing created, no backoff.
+
+    One dict for each broker, in order: broker (str), reachable (bool), version (str | None: the newest spoken), tunnels (list of
+    "v6v4" | "v6udpv4" | "v4v6"), auth_methods (list, lower case), echo_ms (float | None), redirect (list of broker strings),
+    transports (list of dicts transport, address, port, reachable, version, tunnels, auth_methods, ms, redirect, error),
+    error (TspError.to_dict() | None: set when no transport worked). An unreachable broker is a result, not an exception.
+    """
+    raise NotImplementedError
+
+
+def broker_info_sync(options: ExchangeOptions, *, progress: Progress = None) -> list[dict[str, Any]]:
+    """`broker_info` for callers without an event loop."""
+    raise NotImplementedError
