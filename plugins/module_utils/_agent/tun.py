@@ -1,0 +1,71 @@
+# Copyright (c) 2026, The tunnelbroker.tsp authors
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+
+"""A Linux TUN device: bare IPv6 packets in and out of the kernel."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import platform
+import re
+import struct
+
+from .._tsp.errors import LocalError
+
+CLONE = "/dev/net/tun"
+IFF_TUN = 0x0001
+IFF_NO_PI = 0x1000
+IFF_TUN_EXCL = 0x8000
+# _IOW('T', 202, int): the direction bits differ on a few architectures.
+TUNSETIFF = 0x800454CA if platform.machine().startswith(("mips", "ppc", "powerpc", "sparc", "alpha", "parisc")) else 0x400454CA
+DEVICE_NAME = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9_.-]{1,15}\Z")
+"""Names that the kernel takes literally (a % would be a pattern) and that are safe in a path below /proc/sys/net."""
+
+
+class TunDevice:
+    """An open TUN device. It disappears, with its addresses and routes, when it is closed. fd is non-blocking."""
+
+    def __init__(self, name: str, fd: int) -> None:
+        self.name = name
+        self.fd = fd
+
+    def close(self) -> None:
+        """Remove the device."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def open_tun(name: str, clone: str = CLONE) -> TunDevice:
+    """Create the TUN device `name`; it must not exist.
+
+    Raises LocalError: `bad_device`, `no_tun` (the kernel has none), `not_permitted`, `device_busy` (one of that name exists).
+    """
+    if not DEVICE_NAME.match(name):
+        raise LocalError("bad_device", f"{name!r} cannot be the name of a device.", "Use 1 to 15 letters, digits, dots, - or _.")
+    try:
+        fd = os.open(clone, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as exc:
+        if exc.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
+            raise LocalError("no_tun", f"This kernel offers no TUN device ({clone}: {exc.strerror}).",
+                             "Load the module tun (modprobe tun), or allow /dev/net/tun in the container.") from None
+        raise _refused(name, exc) from None
+    try:
+        fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH22x", name.encode("ascii"), IFF_TUN | IFF_NO_PI | IFF_TUN_EXCL))
+    except OSError as exc:
+        os.close(fd)
+        raise _refused(name, exc) from None
+    return TunDevice(name, fd)
+
+
+def _refused(name: str, exc: OSError) -> LocalError:
+    if exc.errno in (errno.EPERM, errno.EACCES):
+        return LocalError("not_permitted", f"The TUN device {name} may not be created: {exc.strerror}.",
+                          "Run the agent as root, or with CAP_NET_ADMIN.")
+    if exc.errno in (errno.EBUSY, errno.EEXIST):
+        return LocalError("device_busy", f"A device named {name} exists already.", "Name another device, or remove that one.")
+    return LocalError("no_tun", f"The TUN device {name} cannot be created: {exc.strerror}.",
+                      "Load the module tun (modprobe tun), or allow /dev/net/tun in the container.")
