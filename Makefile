@@ -1,0 +1,82 @@
+# Copyright (c) 2026, The tunnelbroker.tsp authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+#
+# Everything below makes what it needs: a virtual environment in build/ from any Python 3.11 or newer, with pinned versions.
+# `make help` says what there is.
+
+SHELL := /bin/sh
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+TEST := build/venv-test
+LINT := build/venv-lint
+PYTEST_ARGS ?= -q -n auto
+
+help: ## say what there is
+	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed 's/:.*## /\t/' | expand -t 16
+
+demo: $(TEST)/.stamp | packages ## a broker, a NAT, a Linux host and a router in namespaces: provision, prove, tear down
+	$(TEST)/bin/python -m tests.lab demo
+
+test: $(TEST)/.stamp | packages ## every test (those in namespaces need root)
+	$(TEST)/bin/python -m pytest $(PYTEST_ARGS)
+
+lint: $(LINT)/.stamp ## ruff, mypy, yamllint, ansible-lint (profile production), changelog
+	$(LINT)/bin/ruff check .
+	$(LINT)/bin/mypy plugins/module_utils
+	$(LINT)/bin/yamllint --strict .
+	sh tests/tools/ansible_lint.sh $(LINT)
+	$(LINT)/bin/antsibull-changelog lint
+
+sanity: build/venv-sanity-2.21/.stamp build/venv-sanity-2.16/.stamp ## ansible-test sanity on the newest and the oldest ansible-core
+	sh tests/tools/ansible_test.sh 2.21 sanity
+	sh tests/tools/ansible_test.sh 2.16 sanity
+
+units: build/venv-sanity-2.21/.stamp ## the unit tests by ansible-test
+	sh tests/tools/ansible_test.sh 2.21 units
+
+integration: build/venv-sanity-2.21/.stamp ## the integration targets by ansible-test
+	sh tests/tools/ansible_test.sh 2.21 integration
+
+bench: $(TEST)/.stamp ## measure; writes build/bench.json
+	$(TEST)/bin/python benchmarks/run.py
+
+broker: $(TEST)/.stamp ## build dist/tsp-broker.pyz
+	$(TEST)/bin/python -m tests.tools.build broker
+
+agent: $(TEST)/.stamp ## build dist/tsp-agent.pyz
+	$(TEST)/bin/python -m tests.tools.build agent
+
+docs: $(TEST)/.stamp ## write the generated parts of docs/
+	$(TEST)/bin/python -m tests.tools.docs --write
+
+docs-check: $(TEST)/.stamp ## are the generated parts of docs/ what the code says?
+	$(TEST)/bin/python -m tests.tools.docs --check
+
+collection: $(LINT)/.stamp ## build the tarball for Galaxy into dist/
+	mkdir -p dist
+	$(LINT)/bin/ansible-galaxy collection build --force --output-path dist .
+
+packages: ## install the programs that the namespaces need, where they are missing and we may
+	@sh tests/tools/packages.sh
+
+requirements: build/venv-uv/.stamp ## compile requirements/*.in to *.txt
+	cd requirements && for set in test:3.12 test-3.11:3.11 lint:3.12 sanity-2.21:3.12 sanity-2.16:3.11; do \
+		../build/venv-uv/bin/uv pip compile -q --universal --python-version $${set#*:} \
+			--custom-compile-command "make requirements" -o $${set%:*}.txt $${set%:*}.in || exit 1; done
+
+clean: ## remove what make made
+	rm -rf build dist
+
+build/venv-uv/.stamp: tests/tools/env.sh
+	@mkdir -p build
+	@sh tests/tools/env.sh uv
+
+$(TEST)/.stamp: requirements/test.txt requirements/test-3.11.txt tests/tools/env.sh | build/venv-uv/.stamp
+	@sh tests/tools/env.sh test
+
+build/venv-%/.stamp: requirements/%.txt tests/tools/env.sh | build/venv-uv/.stamp
+	@sh tests/tools/env.sh $*
+
+.PHONY: help demo test lint sanity units integration bench broker agent docs docs-check collection packages requirements clean

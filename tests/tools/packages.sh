@@ -1,0 +1,23 @@
+#!/bin/sh
+# Copyright (c) 2026, The tunnelbroker.tsp authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+#
+# The programs that the namespaces of `make demo` and of some tests need: installed where they are missing and we are root on
+# a system with apt-get; else a sentence says what to install. Never fails: what cannot run says so itself.
+PATH=$PATH:/usr/sbin:/sbin
+missing=
+for pair in ip:iproute2 nft:nftables ping:iputils-ping unshare:util-linux nsenter:util-linux mount:mount ssh:openssh-client; do
+    command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair#*:}"
+done
+[ -n "$missing" ] || exit 0
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+    echo "Installing$missing" >&2
+    export DEBIAN_FRONTEND=noninteractive
+    # shellcheck disable=SC2086
+    { apt-get install -qq -y --no-install-recommends $missing || { apt-get update -qq && apt-get install -qq -y --no-install-recommends $missing; }; } \
+        >/dev/null </dev/null || echo "apt-get could not install$missing; what needs them will say so." >&2
+else
+    echo "Missing for the demo and for the tests in namespaces:$missing. Install them with your system's package manager." >&2
+fi
+exit 0
