@@ -44,5 +44,7 @@ for file in "${PIP_CONFIG_FILE:-}" "$HOME/.config/pip/pip.conf" "$HOME/.pip/pip.
 done
 copy=$("$env/bin/python" tests/tools/stage.py "$home/tree")
 cd "$copy"
+# ansible-test asks git what there is; in the checkout's own repository build/ is ignored, so the copy gets one of its own.
+[ -d .git ] || git init -q . 2>/dev/null || true
 export HOME="$home" PATH="$home/bin:$env/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" ANSIBLE_HOME="$home/.ansible"
 exec "$env/bin/ansible-test" "$command" "$@" </dev/null

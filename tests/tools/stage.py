@@ -40,12 +40,14 @@ def stage(folder: Path) -> Path:
     """Bring the copy below `folder` up to date and return its path."""
     target = folder / "ansible_collections" / "tunnelbroker" / "tsp"
     wanted = sources(ROOT)
+    known = set(wanted)
     for parent, _folders, files in os.walk(target, topdown=False):
+        here = os.path.relpath(parent, target)
+        if here.split(os.sep)[0] == ".git" or here.startswith(os.path.join("tests", "output")):
+            continue
         for name in files:
-            path = Path(parent, name)
-            relative = os.path.relpath(path, target)
-            if relative not in set(wanted) and not relative.startswith(os.path.join("tests", "output")):
-                path.unlink()
+            if os.path.normpath(os.path.join(here, name)) not in known:
+                Path(parent, name).unlink()
         if not os.listdir(parent):
             os.rmdir(parent)
     for name in wanted:
