@@ -6,21 +6,18 @@
 
 from __future__ import annotations
 
-import binascii
 import math
 import os
 import re
-from base64 import b64decode
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import TYPE_CHECKING, Union
+from typing import Union
 
+from .._tsp.client import Credentials
 from .._tsp.errors import LocalError
 from .._tsp.events import BrokerAddress
+from .._tsp.knownkeys import decode_key
 from .._tsp.request import DNS_NAME
-
-if TYPE_CHECKING:
-    from .._tsp.client import Credentials
 
 PORT = 3653
 """RFC 5572 section 7, TCP and UDP."""
@@ -38,10 +35,14 @@ def _refuse(name: str, message: str, hint: str = "") -> LocalError:
 
 @dataclass(frozen=True)
 class Broker:
-    """One broker as named: host is a DNS name in lower case or a canonical address (no brackets); port 1-65535."""
+    """One broker: host is a DNS name in lower case or a canonical address (no brackets); port 1-65535; text: as it was written.
+
+    Two spellings of the same broker are equal.
+    """
 
     host: str
     port: int = PORT
+    text: str = field(default="", compare=False)
 
     @property
     def address(self) -> Address | None:
@@ -51,8 +52,13 @@ class Broker:
         except ValueError:
             return None
 
+    @property
+    def server(self) -> str:
+        """The server string of the old client, as configured: goes into digest-uri, the known-keys file and the lease."""
+        return self.text or str(self)
+
     def __str__(self) -> str:
-        """host, host:port, [v6] or [v6]:port; the default port is left out. This is the server string of digest-uri and key file."""
+        """host, host:port, [v6] or [v6]:port; the default port is left out."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == PORT else f"{host}:{self.port}"
 
@@ -101,10 +107,10 @@ def parse_broker(text: str) -> Broker:
             raise refuse("is not a host name")
         host = host.lower()
     if port_text is None:
-        return Broker(host)
+        return Broker(host, text=value)
     if not re.match(r"[0-9]{1,5}\Z", port_text) or not 1 <= int(port_text) <= 65535:
         raise refuse("has a port that is not a number from 1 to 65535")
-    return Broker(host, int(port_text))
+    return Broker(host, int(port_text), value)
 
 
 def from_redirect(entry: BrokerAddress) -> Broker:
@@ -172,9 +178,9 @@ class ExchangeOptions:
             raise _refuse("source_interface", f"{self.source_interface!r} cannot be the name of an interface.")
         if self.server_key is not None:
             try:
-                b64decode("".join(self.server_key.split()), validate=True)
-            except (binascii.Error, ValueError):
-                raise _refuse("server_key", "is not base64.", "Give the key as it stands in the known-keys file, third column.") from None
+                decode_key(self.server_key)
+            except ValueError as exc:
+                raise _refuse("server_key", f"{exc}.", "Give the base64 text that stands behind ssh-dss in a known-keys file.") from None
         for name in ("known_keys_file", "state_dir"):
             path = getattr(self, name)
             if path is not None and (not os.fspath(path) or "\0" in os.fspath(path)):

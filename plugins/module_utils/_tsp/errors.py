@@ -18,6 +18,7 @@ class TspError(Exception):
     """Base of all expected failures.
 
     `code` is stable across releases (documented in docs/errors.md); `message` and `hint` are sentences for people.
+    `attempts` and `transcript`: filled in by the exchange (dicts as in its result), empty elsewhere.
     """
 
     kind = "error"
@@ -27,6 +28,8 @@ class TspError(Exception):
         self.code = code
         self.message = message
         self.hint = hint
+        self.attempts: list[dict[str, Any]] = []
+        self.transcript: list[dict[str, Any]] = []
 
     def to_dict(self) -> dict[str, Any]:
         """The `error` dict of module results: kind, code, message, hint, status (None unless the broker gave one)."""

@@ -1,0 +1,271 @@
+# Copyright (c) 2026, The tunnelbroker.tsp authors
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+
+"""Which broker is asked when, over what, in which version of the protocol (tsp-protocol.md sections 1.1, 2, 6, 8)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Callable
+
+from .._tsp.client import ClientConfig, Credentials, TspClient
+from .._tsp.errors import LocalError, NetworkError, RemoteError, TspError
+from .._tsp.knownkeys import KeyPolicy
+from .._tsp.lease import Grant
+from .._tsp.request import TunnelRequest
+from .attempts import BROKER, STOP, VERSION, Attempt, failure, next_step
+from .backoff import Backoff, TooSoonError
+from .echo import distances
+from .keyfile import key_policy, remember
+from .options import Address, Broker, ExchangeOptions
+from .redirect import Visited, by_distance, candidates
+from .resolve import check_source, family_of, resolve
+from .runtime import Runtime
+from .saved import SavedBrokers
+from .session import Limits, Outcome, Target, deadline_passed, run_session
+from .source import Source
+from .transcript import Transcript
+
+VERSIONS = ("2.0.2", "2.0.1", "2.0.0")
+OLD_VERSIONS = ("1.0.1",)
+"""TCP only, and without v6udpv4 and v4v6 (tsp-protocol.md section 2)."""
+WITHOUT_OLD = ("v6udpv4", "v4v6")
+TURN_MARGIN = 1.0
+"""Seconds that must be left for the exchange behind a wait."""
+
+
+class _GiveUpError(Exception):
+    """Nothing else is to be tried; the reason is the last attempt."""
+
+
+def transports_for(mode: str, wanted: str) -> tuple[str, ...]:
+    """In order. Raises LocalError `invalid_option` for v6udpv4 over TCP."""
+    if mode == "v6udpv4":
+        if wanted == "tcp":
+            raise LocalError("invalid_option", "transports: mode v6udpv4 exists over UDP only.", "Use transports: auto, or another mode.")
+        return ("udp",)
+    return ("udp", "tcp") if wanted == "auto" else (wanted,)
+
+
+def versions_for(transport: str, mode: str, only_old: bool) -> tuple[str, ...]:
+    """In order; only_old: the 2.0 versions were all refused over UDP already."""
+    old = OLD_VERSIONS if transport == "tcp" and mode not in WITHOUT_OLD else ()
+    return old if only_old else VERSIONS + old
+
+
+class Negotiation:
+    """One exchange about one tunnel. Use once."""
+
+    def __init__(self, request: TunnelRequest, options: ExchangeOptions, *, action: str = "create", grant: Grant | None = None,
+                 keep_socket: bool = False, progress: Callable[[str], None] | None = None, runtime: Runtime | None = None) -> None:
+        """Raises LocalError when the options and the request contradict each other."""
+        options.check_credentials()
+        self._request, self._options, self._action, self._grant = request, options, action, grant
+        self._keep_socket = keep_socket
+        self._progress = progress
+        self._runtime = runtime or Runtime()
+        self._loop = asyncio.get_running_loop()
+        self._limits = Limits(self._loop.time() + options.deadline, self._runtime.connect_timeout)
+        self._transports = transports_for(request.mode, options.transports)
+        self._family = family_of(request.mode)
+        check_source(options.source_address, self._family)
+        self._secret = None if options.credentials is None else options.credentials.password
+        self._visited = Visited()
+        self._client_address: Address | None = None
+        self.attempts: list[Attempt] = []
+        self.warnings: list[str] = []
+        self.transcript = Transcript(options.transcript, self._loop.time(), self._secret)
+        self._saved = SavedBrokers(options.state_dir, self._warn)
+        # Taking something back, or asking about it, is never hammering: only asking for tunnels is counted.
+        self._backoff = Backoff(options.state_dir if action == "create" else None, self._who(), min_interval=options.min_interval,
+                                wall=self._runtime.wall, jitter=self._runtime.jitter, warn=self._warn)
+
+    async def run(self) -> Outcome:
+        """The session that brought the tunnel. Raises TspError with `attempts` and `transcript`."""
+        try:
+            outcome = await self._run()
+        except _GiveUpError:
+            outcome = None
+        except TspError as error:
+            error.attempts = [attempt.to_dict(self._secret) for attempt in self.attempts]
+            error.transcript = self.transcript.records
+            raise
+        if outcome is None:
+            told = failure(self.attempts, self._secret)
+            told.transcript = self.transcript.records
+            raise told
+        return outcome
+
+    async def _run(self) -> Outcome | None:
+        options = self._options
+        last = self._saved.last_server() if options.always_use_same_server else None
+        brokers = [last] if last is not None else list(options.broker_list)
+        if not brokers:
+            raise LocalError("invalid_option", "brokers: no broker was named.", "Name at least one.")
+        # who failed lately comes after who did not; a stable sort keeps the user's order otherwise
+        for broker in sorted(brokers, key=self._backoff.failing):
+            outcome = await self._visit(broker, 0)
+            if outcome is not None:
+                return outcome
+        if last is None:
+            for broker in self._saved.broker_list():
+                if not self._visited.known(broker):
+                    self._say(f"{broker}: trying it, it stands in the saved broker list")
+                    outcome = await self._visit(broker, 0)
+                    if outcome is not None:
+                        return outcome
+        return None
+
+    async def _visit(self, broker: Broker, hops: int) -> Outcome | None:
+        """Everything that can be tried with one broker. None: go on with another one. Raises _GiveUpError, LocalError."""
+        if not self._visited.enter(broker):
+            return None
+        first = len(self.attempts)
+        try:
+            await self._wait_turn(broker)
+            addresses = await resolve(broker, self._family, self._remaining(), self._runtime.lookup)
+        except NetworkError as error:
+            self._note(Attempt(broker, "failed", error))
+            if not isinstance(error, TooSoonError):
+                self._backoff.failed(broker, error.code)
+            return None
+        only_old = False
+        for address in addresses:
+            if not self._visited.enter_address(broker, address):
+                self._note(Attempt(broker, "failed", RemoteError(
+                    "redirect_loop", f"It is {address}, which had been asked already under another name.", "")))
+                continue
+            for transport in self._transports:
+                versions = versions_for(transport, self._request.mode, only_old)
+                if not versions:
+                    continue
+                outcome = await self._speak(Target(broker, address, transport), versions)
+                if outcome.error is None:
+                    self._backoff.succeeded(broker)
+                    return await self._follow(outcome, hops + 1) if outcome.redirected is not None else outcome
+                step = next_step(outcome.error)
+                only_old = only_old or (step == VERSION and transport == "udp")
+                if step in (BROKER, STOP):
+                    self._count(broker, first)
+                    if step == STOP:
+                        raise _GiveUpError
+                    return None
+        self._count(broker, first)
+        return None
+
+    def _count(self, broker: Broker, first: int) -> None:
+        """Remember that `broker` failed, unless it was our own fault or our own deadline before it was spoken to."""
+        failed = [attempt for attempt in self.attempts[first:] if attempt.broker == broker and attempt.error is not None
+                  and attempt.transport is not None and not isinstance(attempt.error, LocalError)]
+        if failed and failed[-1].error is not None:
+            self._backoff.failed(broker, failed[-1].error.code)
+
+    async def _follow(self, outcome: Outcome, hops: int) -> Outcome | None:
+        """Go where a redirect leads, nearest first."""
+        assert outcome.redirected is not None
+        try:
+            brokers = candidates(outcome.redirected, self._visited, hops)
+        except RemoteError as error:
+            self._note(Attempt(outcome.target.broker, "failed", error, outcome.target.label, outcome.target.peer, outcome.version))
+            return None
+        if len(brokers) > 1:
+            self._say(f"{outcome.target}: redirected to {len(brokers)} brokers, measuring which is nearest")
+            timeout = min(self._runtime.echo_timeout, max(0.0, self._remaining()))
+            measured = await distances(brokers, self._family, self._source(), timeout, self._runtime.lookup)
+            brokers = by_distance(brokers, measured)
+            self._saved.save_broker_list(brokers)
+        for broker in brokers:
+            self._say(f"{outcome.target}: redirected to {broker}")
+            found = await self._visit(broker, hops)
+            if found is not None:
+                return found
+        return None
+
+    async def _speak(self, target: Target, versions: tuple[str, ...]) -> Outcome:
+        """One transport to one address, in one version after the other as long as the broker says 302."""
+        outcome: Outcome | None = None
+        for version in versions:
+            key = key_policy(target.broker.server, self._options)
+            asked = f"asking for {self._request.mode}" if self._action == "create" else f"asking to {self._action} the tunnel"
+            self._say(f"{target}: {asked}" + ("" if version == VERSIONS[0] else f" in version {version}"))
+            outcome = await run_session(
+                target, version, self._client_maker(target, version, key), source=self._source(), limits=self._limits,
+                recorder=self.transcript.session(target.label, target.peer), keep_socket=self._keep_socket)
+            if self._client_address is None or (self._client_address.is_loopback and not target.address.is_loopback):
+                self._client_address = outcome.local_address
+            self._note(Attempt.of(outcome))
+            if outcome.auth_method:
+                remember(key, self._options.known_keys_file, self._warn)
+            if outcome.error is None or next_step(outcome.error) != VERSION:
+                break
+        assert outcome is not None
+        return outcome
+
+    def _client_maker(self, target: Target, version: str, key: KeyPolicy) -> Callable[[Address], TspClient]:
+        options = self._options
+
+        def make(local_address: Address) -> TspClient:
+            kept = self._client_address
+            if kept is None or kept.version != local_address.version or (kept.is_loopback and not target.address.is_loopback):
+                kept = local_address
+            return TspClient(ClientConfig(
+                transport=target.transport, server=target.broker.server, request=self._request, local_address=kept,
+                rng=self._runtime.rng, version=version, action=self._action, grant=self._grant, auth_method=options.auth_method,
+                credentials=options.credentials or Credentials(), allow_plaintext=options.allow_plaintext, verify_key=key,
+                peer_is_loopback=target.address.is_loopback, strict=options.strict, rudp=self._runtime.rudp,
+                reply_timeout=self._runtime.reply_timeout))
+
+        return make
+
+    async def _wait_turn(self, broker: Broker) -> None:
+        """Wait until `broker` may be asked. Raises TooSoonError when that is too late."""
+        wait, why = self._backoff.wait(broker)
+        if wait <= 0:
+            return
+        if wait + TURN_MARGIN > self._remaining():
+            raise TooSoonError(broker.server, wait, why)
+        self._say(f"{broker}: waiting {wait:.1f} s, because {why}")
+        await self._runtime.sleep(wait)
+
+    def _source(self) -> Source:
+        return Source.of(self._options)
+
+    def _remaining(self) -> float:
+        remaining = self._limits.deadline - self._loop.time()
+        if remaining <= 0:
+            self._note_deadline()
+            raise _GiveUpError
+        return remaining
+
+    def _note_deadline(self) -> None:
+        if not any(attempt.error is not None and attempt.error.code == "deadline" for attempt in self.attempts):
+            brokers = self._options.broker_list
+            if brokers:
+                self._note(Attempt(brokers[0], "failed", deadline_passed()))
+
+    def _note(self, attempt: Attempt) -> None:
+        self.attempts.append(attempt)
+        if attempt.error is not None:
+            self._say(f"{attempt.where}: {attempt.error.message}")
+
+    def _who(self) -> str:
+        """Whom the tunnel is for: one controller may ask the same broker for many devices."""
+        options, request = self._options, self._request
+        parts: list[Any] = [options.username or "anonymous", options.identity, request.mode]
+        if request.proxy:
+            parts += [request.client_ipv4, request.client_ipv6]
+        return " ".join(str(part) for part in parts if part)
+
+    def save_last_server(self, outcome: Outcome) -> None:
+        """After a tunnel was granted: the broker that always_use_same_server means from now on."""
+        self._saved.save_last_server(outcome.target.broker)
+
+    def _warn(self, sentence: str) -> None:
+        if sentence not in self.warnings:
+            self.warnings.append(sentence)
+            self._say(sentence)
+
+    def _say(self, sentence: str) -> None:
+        if self._progress is not None:
+            self._progress(sentence)

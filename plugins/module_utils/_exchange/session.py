@@ -1,0 +1,257 @@
+# Copyright (c) 2026, The tunnelbroker.tsp authors
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+
+"""One session with one broker over one transport, from the open socket to its outcome.
+
+The session drives a sans-IO client: every arrival and every timer goes in, what the client wants sent goes out at once, and its
+events are gathered until the last one. It runs in the callbacks of the loop: no task, no queue, nothing between datagram and answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from dataclasses import dataclass, field
+from typing import Callable
+
+from .._tsp.client import TspClient
+from .._tsp.errors import NetworkError, TspError
+from .._tsp.events import Authenticated, CapabilitiesReceived, Completed, Deleted, Failed, Granted, Redirected
+from .options import Address, Broker
+from .source import Source
+from .tcp import TcpLink
+from .transcript import Recorder
+from .udp import UdpLink
+
+MOST_STEPS = 10000
+"""Arrivals in one session; a broker that sends more than this without finishing is cut off."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where one attempt goes: transport is udp or tcp."""
+
+    broker: Broker
+    address: Address
+    transport: str
+
+    @property
+    def label(self) -> str:
+        """udp | tcp | udp6 | tcp6, as in Lease.transport."""
+        return self.transport + ("6" if self.address.version == 6 else "")
+
+    @property
+    def peer(self) -> str:
+        """address:port, brackets around IPv6."""
+        host = f"[{self.address}]" if self.address.version == 6 else str(self.address)
+        return f"{host}:{self.broker.port}"
+
+    def __str__(self) -> str:
+        return f"{self.label} {self.peer}"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Seconds. deadline: on the loop's clock. connect: for TCP's handshake."""
+
+    deadline: float
+    connect: float = 10.0
+
+
+@dataclass
+class Outcome:
+    """What a session came to: exactly one of granted, deleted, redirected, error; or capabilities alone where only they were asked."""
+
+    target: Target
+    version: str
+    error: TspError | None = None
+    capabilities: CapabilitiesReceived | None = None
+    auth_method: str = ""
+    granted: Granted | None = None
+    deleted: bool = False
+    redirected: Redirected | None = None
+    answered: bool = False
+    local_address: Address | None = None
+    local_port: int | None = None
+    socket: socket.socket | None = None
+    quirks: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+MakeClient = Callable[[Address], TspClient]
+"""Builds the client once the socket's local address is known."""
+
+
+class Session:
+    """The callbacks between a link and a client."""
+
+    def __init__(self, outcome: Outcome, limits: Limits, recorder: Recorder) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.done: asyncio.Future[None] = self._loop.create_future()
+        self._outcome = outcome
+        self._limits = limits
+        self._recorder = recorder
+        self._client: TspClient | None = None
+        self._link: UdpLink | TcpLink | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._steps = 0
+
+    def start(self, link: UdpLink | TcpLink, client: TspClient) -> None:
+        """Begin to speak."""
+        self._link, self._client = link, client
+        now = self._loop.time()
+        client.connect(now)
+        self._turn(now)
+
+    # what the link calls
+
+    def data_received(self, data: bytes) -> None:
+        if self._client is None or self.done.done():
+            return
+        now = self._loop.time()
+        self._recorder.received(data, now)
+        self._outcome.answered = True
+        self._steps += 1
+        if self._steps > MOST_STEPS:
+            self._fail(NetworkError("flood", "The broker sends without end and without sense.", "Report it to the broker's operator."))
+            return
+        self._client.receive(data, now)
+        self._turn(now)
+
+    def eof_received(self) -> None:
+        if self._client is None or self.done.done():
+            return
+        now = self._loop.time()
+        self._client.receive_eof(now)
+        self._turn(now)
+        if not self.done.done():
+            self._fail(NetworkError("connection_closed", "The broker closed the connection in the middle of the exchange.",
+                                    "Try again; if it persists, the broker's logs will tell."))
+
+    def link_lost(self, error: TspError) -> None:
+        self._fail(error)
+
+    # what follows from it
+
+    def _turn(self, now: float) -> None:
+        """Send what is to be sent, hear what happened, set the timer."""
+        client = self._client
+        assert client is not None
+        self._send(client, now)
+        while not self.done.done():
+            event = client.next_event()
+            if event is None:
+                self._set_timer(now)
+                return
+            self._hear(event)
+        self._send(client, now)  # an accept or a reject may wait behind the last word
+
+    def _send(self, client: TspClient, now: float) -> None:
+        assert self._link is not None
+        try:
+            for data in client.data_to_send(now):
+                self._recorder.sent(data, now)
+                self._link.send(data)
+        except TspError as error:
+            self._fail(error)
+
+    def _hear(self, event: object) -> None:
+        outcome = self._outcome
+        if isinstance(event, CapabilitiesReceived):
+            outcome.capabilities = event
+        elif isinstance(event, Authenticated):
+            outcome.auth_method = event.method
+            self._recorder.authenticated()
+        elif isinstance(event, Granted):
+            outcome.granted = event
+        elif isinstance(event, Deleted):
+            outcome.deleted = True
+        elif isinstance(event, Redirected):
+            outcome.redirected = event
+            self._finish()
+        elif isinstance(event, Failed):
+            self._fail(event.error)
+        elif isinstance(event, Completed):
+            self._finish()
+
+    def _set_timer(self, now: float) -> None:
+        assert self._client is not None
+        due = self._limits.deadline
+        wanted = self._client.next_timer()
+        if wanted is not None:
+            due = min(due, wanted)
+        if self._timer is not None:
+            if self._timer_at <= due:  # an early call only looks again: cheaper than a new timer for every datagram
+                return
+            self._timer.cancel()
+        self._timer_at = due
+        self._timer = self._loop.call_at(due, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        if self._client is None or self.done.done():
+            return
+        now = self._loop.time()
+        if now >= self._limits.deadline:
+            self._fail(deadline_passed())
+            return
+        wanted = self._client.next_timer()
+        if wanted is not None and now >= wanted:
+            self._client.handle_timer(now)
+        self._turn(now)
+
+    def _fail(self, error: TspError) -> None:
+        if not self.done.done():
+            self._outcome.error = error
+            self._finish()
+
+    def _finish(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._link is not None:
+            self._link.pause()
+        if self._client is not None:
+            self._outcome.quirks = dict(self._client.quirks)
+        self.done.set_result(None)
+
+
+def deadline_passed() -> NetworkError:
+    """The user's deadline is over."""
+    return NetworkError("deadline", "The deadline passed before the exchange was complete.",
+                        "Raise the deadline, or look at the attempts for what took the time.")
+
+
+async def run_session(target: Target, version: str, make_client: MakeClient, *, source: Source, limits: Limits, recorder: Recorder,
+                      keep_socket: bool = False) -> Outcome:
+    """One session, from opening the socket to closing it. Every network or protocol failure is in the outcome; LocalError too.
+
+    keep_socket: leave the socket of a UDP session that was granted v6udpv4 open, in outcome.socket.
+    """
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    outcome = Outcome(target, version)
+    session = Session(outcome, limits, recorder)
+    link: UdpLink | TcpLink | None = None
+    try:
+        if started >= limits.deadline:
+            raise deadline_passed()
+        if target.transport == "udp":
+            link = UdpLink.open(target.address, target.broker.port, source, session)
+        else:
+            link = await TcpLink.open(target.address, target.broker.port, source, session, min(limits.connect, limits.deadline - started))
+        outcome.local_address, outcome.local_port = link.local_address, link.local_port
+        session.start(link, make_client(link.local_address))
+        await session.done
+        if keep_socket and outcome.error is None and outcome.granted is not None and outcome.granted.grant.mode == "v6udpv4":
+            outcome.socket = link.detach()
+        await link.close()
+    except TspError as error:
+        outcome.error = error
+    finally:
+        outcome.seconds = loop.time() - started
+        if link is not None:
+            link.abort()
+    return outcome
