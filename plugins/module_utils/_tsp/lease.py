@@ -136,8 +136,9 @@ class Grant:
 class Lease:
     """A grant in force. JSON on disk, a dict in facts (docs/lease-schema.md); times are aware UTC datetimes.
 
-    broker: host[:port] as configured or as redirected to. transport: udp | tcp (| udp6 | tcp6). auth_method: lower case SASL
-    name. username: who asked, None when anonymous. quirks: tolerances used towards this broker, name to count.
+    broker: host[:port] as configured or as redirected to; via: the configured broker whose redirection led there, None when it was
+    asked directly. transport: udp | tcp (| udp6 | tcp6). auth_method: lower case SASL name. username: who asked, None when
+    anonymous. quirks: tolerances used towards this broker, name to count.
     warnings: sentences about what was granted otherwise than asked.
     """
 
@@ -151,6 +152,7 @@ class Lease:
     username: str | None = None
     quirks: dict[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    via: str | None = None
 
     @property
     def expires_at(self) -> datetime | None:
@@ -180,6 +182,7 @@ class Lease:
         return {
             "schema": SCHEMA,
             "broker": self.broker,
+            "via": self.via,
             "transport": self.transport,
             "protocol_version": self.protocol_version,
             "auth_method": self.auth_method,
@@ -225,12 +228,15 @@ class Lease:
                     raise ValueError(f"{name} is not a line of text")
             if username is not None and not isinstance(username, str):
                 raise ValueError("username is not text")
+            via = data.get("via")
+            if via is not None and (not isinstance(via, str) or not via.isprintable()):
+                raise ValueError("via is not a line of text")
             return cls(
                 broker=data["broker"], transport=data["transport"], protocol_version=data["protocol_version"],
                 auth_method=data["auth_method"], grant=grant, request=TunnelRequest.from_dict(data["request"]),
                 obtained_at=_from_iso(data["obtained_at"]), username=username,
                 quirks={str(k): int(v) for k, v in (data.get("quirks") or {}).items()},
-                warnings=tuple(str(w) for w in data.get("warnings") or ()))
+                warnings=tuple(str(w) for w in data.get("warnings") or ()), via=via)
         except (KeyError, ValueError, TypeError, AttributeError, LocalError, RemoteError) as exc:
             detail = exc.message if isinstance(exc, (LocalError, RemoteError)) else f"{type(exc).__name__}: {exc}"
             raise LocalError("lease_invalid", f"The stored lease cannot be used: {detail}",
