@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
-from typing import Callable, Union
+from typing import Callable
 
 from .events import Event
 from .lease import Grant
@@ -60,7 +60,7 @@ class ClientConfig:
     transport: str
     server: str
     request: TunnelRequest
-    local_address: Union[IPv4Address, IPv6Address]
+    local_address: IPv4Address | IPv6Address
     rng: Callable[[int], bytes] = field(repr=False)
     version: str = "2.0.2"
     action: str = "create"
