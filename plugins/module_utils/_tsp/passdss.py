@@ -209,6 +209,8 @@ def _verified(blob: bytes, digest: bytes, r: int, s: int) -> bool:
     p, q, g, y = (reader.mpint() for _unused in range(4))
     if reader.at != len(blob):
         raise ValueError("octets follow the key")
+    if not (1024 <= p.bit_length() <= 4096 and 160 <= q.bit_length() <= 256):
+        raise ValueError("the key has a size that is not a DSA key's")  # before any arithmetic on what a stranger chose
     if not (1 < g < p - 1 and 1 < y < p - 1 and pow(g, q, p) == 1 and pow(y, q, p) == 1):
         raise ValueError("the key is not a DSA key")
     public = lib.dsa.DSAPublicNumbers(y, lib.dsa.DSAParameterNumbers(p, q, g)).public_key()
