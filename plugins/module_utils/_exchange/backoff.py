@@ -101,7 +101,7 @@ class Backoff:
             return _parse(json.loads(read_text(path)))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError, KeyError, RecursionError) as exc:
+        except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as exc:
             self._warn(f"The backoff memory {path} cannot be read and counts as empty: {_reason(exc)}.")
             return None
 

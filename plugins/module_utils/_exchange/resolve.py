@@ -60,9 +60,11 @@ async def resolve(broker: Broker, family: int, timeout: float, lookup: Lookup = 
                            "Check the spelling and the DNS servers of this machine, or name the broker by its address.") from None
     found = []
     for text in texts:
+        if "%" in text:  # a scoped link-local address: no broker lives there
+            continue
         try:
             address = ip_address(text)
-        except ValueError:  # a scoped link-local address: no broker lives there
+        except ValueError:
             continue
         if family == socket.AF_UNSPEC or address.version == (6 if family == socket.AF_INET6 else 4):
             found.append(address)
