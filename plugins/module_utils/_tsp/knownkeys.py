@@ -14,8 +14,8 @@ import base64
 import binascii
 import hmac
 
+from .dsakey import fingerprint
 from .errors import LocalError, RemoteError
-from .passdss import fingerprint
 
 REJECT = "reject"
 ACCEPT_NEW = "accept_new"

@@ -15,7 +15,7 @@ The clients' messages carry no line end, so `split` finds their end by their str
 What is signed: DSA over H itself, H being the SHA-1 that the signature algorithm would otherwise compute; H is not hashed a
 second time as SSH's ssh-dss does. tsp-protocol.md section 3.5 says "DSA signature of H", verified live against two client
 versions; the other public implementation of the draft, plugins/passdss.c of Cyrus SASL 2.1, hands the 20 octets of the hash to
-OpenSSL's DSA_do_sign / DSA_do_verify, which hash nothing. The client accepts only that.
+OpenSSL's DSA_do_sign, which hashes nothing. The client accepts only that.
 
 3DES and DSA come from the package cryptography, imported when the mechanism is chosen. The Diffie-Hellman exchange is
 `pow()`: one use per key, so its timing tells nobody anything twice, and this group is too small for some builds of OpenSSL.
@@ -28,9 +28,10 @@ import binascii
 import hashlib
 import hmac
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-from .errors import LocalError, RemoteError
+from .dsakey import SSH_DSS, DsaKey, Reader, Short, fingerprint, library, mpint, string, verify
+from .errors import RemoteError
 from .sasl import (
     MAX_MESSAGE,
     MAX_PASSWORD,
@@ -45,7 +46,6 @@ from .sasl import (
     decode_name,
     encode_credentials,
     line_length,
-    missing_library,
     verify_password,
 )
 
@@ -56,169 +56,15 @@ PRIME = int(
 """Second Oakley group (RFC 2409 section 6.2), generator 2."""
 GENERATOR = 2
 EXPONENT_OCTETS = 40
-"""320 random bits: twice what the group resists (RFC 3526 section 8 asks for twice the strength in bits, about 160)."""
+"""320 random bits, where twice the group's strength of some 80 bits would do."""
 LAYERS = b"\x01\x00\x00\x00"
 """Offered: no security layer, hence no buffer. TSP never uses one."""
 SHORTEST_BLOB = 240
 """Octets; the old client refuses shorter key blobs."""
-NUMBER_OCTETS = 20
-"""r and s must both have exactly this length for the old client."""
+MAC_OCTETS = 20
 _BLOCK = 8
-_SSH_DSS = b"ssh-dss"
 _STRAY = b"\0\r\n"
 _BASE64 = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=")
-
-
-class _Library(NamedTuple):
-    dsa: Any
-    utils: Any
-    hashes: Any
-    serialization: Any
-    ciphers: Any
-    triple_des: Any
-    invalid_signature: Any
-
-
-def library() -> _Library:
-    """What is needed of the package cryptography. Raises LocalError `missing_library`."""
-    try:
-        from cryptography.exceptions import InvalidSignature
-        from cryptography.hazmat.primitives import ciphers, hashes, serialization
-        from cryptography.hazmat.primitives.asymmetric import dsa, utils
-        try:
-            from cryptography.hazmat.decrepit.ciphers.algorithms import TripleDES
-        except ImportError:  # before cryptography 43
-            from cryptography.hazmat.primitives.ciphers.algorithms import TripleDES  # type: ignore[attr-defined,no-redef,unused-ignore]
-    except Exception:  # noqa: BLE001 - a broken installation fails in many ways, some of them not ImportError
-        raise missing_library() from None
-    return _Library(dsa, utils, hashes, serialization, ciphers, TripleDES, InvalidSignature)
-
-
-# Encodings.
-
-
-def uint32(number: int) -> bytes:
-    return number.to_bytes(4, "big")
-
-
-def string(data: bytes) -> bytes:
-    return uint32(len(data)) + data
-
-
-def mpint(number: int) -> bytes:
-    """Minimal and unsigned, without the zero octet that the draft puts before a set top bit (tsp-protocol.md section 3.5)."""
-    return string(number.to_bytes((number.bit_length() + 7) // 8, "big"))
-
-
-class _Short(Exception):
-    """The data ends before the structure does."""
-
-
-class _Reader:
-    def __init__(self, data: bytes) -> None:
-        self.data, self.at = data, 0
-
-    def take(self, count: int) -> bytes:
-        if self.at + count > len(self.data):
-            raise _Short
-        self.at += count
-        return self.data[self.at - count:self.at]
-
-    def length(self) -> int:
-        number = int.from_bytes(self.take(4), "big")
-        if number > MAX_MESSAGE:
-            raise ValueError("a length is out of range")
-        return number
-
-    def string(self) -> bytes:
-        return self.take(self.length())
-
-    def mpint(self) -> int:
-        return int.from_bytes(self.string(), "big")  # a leading zero octet does no harm here
-
-
-# The server's key.
-
-
-class DsaKey:
-    """The broker's key pair. `blob`: the public part as clients store it. Make one with `generate_dsa_key` or `load_dsa_key`."""
-
-    def __init__(self, private: Any) -> None:
-        numbers = private.public_key().public_numbers()
-        parameters = numbers.parameter_numbers
-        if (parameters.p.bit_length(), parameters.q.bit_length()) != (1024, 8 * NUMBER_OCTETS):
-            raise LocalError("invalid_key", "The broker's DSA key is not of 1024 bits with a q of 160 bits.",
-                             "The old clients know no other size: let the broker make a new key.")
-        self._private = private
-        self.blob = key_blob(parameters.p, parameters.q, parameters.g, numbers.y)
-
-    def sign(self, digest: bytes) -> tuple[int, int]:
-        """r and s over `digest` (20 octets, not hashed again), both of 20 octets: signed anew until they are."""
-        lib = library()
-        algorithm = lib.utils.Prehashed(lib.hashes.SHA1())
-        while True:
-            r, s = lib.utils.decode_dss_signature(self._private.sign(digest, algorithm))
-            if len(mpint(r)) == len(mpint(s)) == 4 + NUMBER_OCTETS:
-                return r, s
-
-    def to_pem(self) -> bytes:
-        """The private key, PKCS#8 in PEM, not encrypted: to be kept in a file of mode 0600."""
-        encodings = library().serialization
-        pem: bytes = self._private.private_bytes(encodings.Encoding.PEM, encodings.PrivateFormat.PKCS8, encodings.NoEncryption())
-        return pem
-
-    def __repr__(self) -> str:
-        return f"<DsaKey {fingerprint(self.blob)}>"
-
-
-def generate_dsa_key() -> DsaKey:
-    """A new key of 1024 bits, the only size that the old clients know. Raises LocalError `missing_library`."""
-    return DsaKey(library().dsa.generate_private_key(1024))
-
-
-def load_dsa_key(pem: bytes) -> DsaKey:
-    """The inverse of DsaKey.to_pem. Raises LocalError `missing_library` or `invalid_key`."""
-    lib = library()
-    try:
-        private = lib.serialization.load_pem_private_key(pem, password=None)
-    except Exception:  # noqa: BLE001 - ValueError, TypeError or UnsupportedAlgorithm, depending on the version
-        private = None
-    if not isinstance(private, lib.dsa.DSAPrivateKey):
-        raise LocalError("invalid_key", "The broker's key file holds no DSA private key in PEM.",
-                         "Restore the file from a backup, or remove it so that the broker makes a new key (clients will notice).")
-    return DsaKey(private)
-
-
-def key_blob(p: int, q: int, g: int, y: int) -> bytes:
-    """The public key as SSH writes it, zero octets included: it is compared and stored as a whole, never re-encoded."""
-    def ssh_mpint(number: int) -> bytes:
-        return string(number.to_bytes(number.bit_length() // 8 + 1, "big"))
-    return string(_SSH_DSS) + b"".join(ssh_mpint(number) for number in (p, q, g, y))
-
-
-def fingerprint(blob: bytes) -> str:
-    """How people compare keys: SHA256:<base64>, as ssh-keygen -l prints it."""
-    return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode("ascii").rstrip("=")
-
-
-def _verified(blob: bytes, digest: bytes, r: int, s: int) -> bool:
-    """Whether (r, s) signs `digest` under the key `blob`. Raises ValueError for an unreadable or too small key."""
-    lib, reader = library(), _Reader(blob)
-    if reader.string() != _SSH_DSS:
-        raise ValueError("the key is not ssh-dss")
-    p, q, g, y = (reader.mpint() for _unused in range(4))
-    if reader.at != len(blob):
-        raise ValueError("octets follow the key")
-    if not (1024 <= p.bit_length() <= 4096 and 160 <= q.bit_length() <= 256):
-        raise ValueError("the key has a size that is not a DSA key's")  # before any arithmetic on what a stranger chose
-    if not (1 < g < p - 1 and 1 < y < p - 1 and pow(g, q, p) == 1 and pow(y, q, p) == 1):
-        raise ValueError("the key is not a DSA key")
-    public = lib.dsa.DSAPublicNumbers(y, lib.dsa.DSAParameterNumbers(p, q, g)).public_key()
-    try:
-        public.verify(lib.utils.encode_dss_signature(r, s), digest, lib.utils.Prehashed(lib.hashes.SHA1()))
-    except lib.invalid_signature:
-        return False
-    return True
 
 
 # What both halves compute.
@@ -263,7 +109,7 @@ def _in_range(number: int) -> bool:
 def _split(buffer: bytes, structure: Callable[[bytes], int]) -> int | None:
     """Where a base64 message ends in `buffer` by its structure, its line end included if it is there already.
 
-    structure(data) -> octets of the decoded message, raising _Short when `data` is too short to tell, ValueError when hopeless.
+    structure(data) -> octets of the decoded message, raising Short when `data` is too short to tell, ValueError when hopeless.
     A line end or an octet that is not base64 ends a message too, and a hopeless one ends at once: whoever reads it refuses it.
     """
     start = 0
@@ -277,7 +123,7 @@ def _split(buffer: bytes, structure: Callable[[bytes], int]) -> int | None:
     needed = None
     try:
         needed = start + -(-structure(base64.b64decode(buffer[start:start + (end - start) // 4 * 4])) // 3) * 4
-    except _Short:
+    except Short:
         pass
     except (ValueError, binascii.Error):
         return len(buffer)
@@ -317,7 +163,7 @@ class PassdssClient(ClientMechanism):
 
     @staticmethod
     def _length_of_s2(data: bytes) -> int:
-        reader = _Reader(data)
+        reader = Reader(data)
         reader.string()
         reader.string()
         reader.take(4)
@@ -331,8 +177,8 @@ class PassdssClient(ClientMechanism):
             if data is None:
                 raise ValueError("it is not base64")
             return self._answer(data)
-        except (_Short, ValueError) as exc:
-            why = "it ends too early" if isinstance(exc, _Short) else str(exc)
+        except (Short, ValueError) as exc:
+            why = "it ends too early" if isinstance(exc, Short) else str(exc)
             raise RemoteError("bad_sasl_message", f"The broker's PASSDSS-3DES-1 message is of no use: {why}.",
                               "Report it to the broker's operator, or choose another auth_method.") from None
 
@@ -346,12 +192,12 @@ class PassdssClient(ClientMechanism):
                            "Somebody may be answering in the broker's place: check its address and the network in between.")
 
     def _answer(self, data: bytes) -> bytes:
-        reader = _Reader(data)
+        reader = Reader(data)
         blob, y, layers = reader.string(), reader.mpint(), reader.take(4)
-        signature = _Reader(reader.string())
+        signature = Reader(reader.string())
         if len(blob) < SHORTEST_BLOB:
             raise ValueError("its key is too short")
-        if signature.string() != _SSH_DSS:
+        if signature.string() != SSH_DSS:
             raise ValueError("its signature is not ssh-dss")
         r, s = signature.mpint(), signature.mpint()
         if reader.at != len(data) or signature.at != len(signature.data):
@@ -359,7 +205,7 @@ class PassdssClient(ClientMechanism):
         if not _in_range(y):
             raise ValueError("its Diffie-Hellman value is out of range")
         keys = _Keys(self._c1 + string(blob) + mpint(y) + layers, pow(y, self._x, PRIME))
-        if not _verified(blob, keys.h, r, s):
+        if not verify(blob, keys.h, r, s):
             raise self._not_authentic()
         if self._verify_key is None:
             raise RemoteError("server_key_unknown", f"The broker's key {fingerprint(blob)} is not known.",
@@ -389,7 +235,7 @@ class PassdssServer(ServerMechanism):
 
     @staticmethod
     def _length_of_c1(data: bytes) -> int:
-        reader = _Reader(data)
+        reader = Reader(data)
         reader.string()
         reader.string()
         return reader.length() + reader.at
@@ -397,11 +243,11 @@ class PassdssServer(ServerMechanism):
     def _length_of_c3(self, data: bytes) -> int:
         """The password's length stands in the first block. PKCS#5 is expected; a line end or `=` ends a zero-padded one too."""
         if len(data) < _BLOCK or self._keys is None:
-            raise _Short
+            raise Short
         length = int.from_bytes(self._keys.decrypt(data[:_BLOCK])[4:], "big")
         if length > MAX_PASSWORD:
             raise ValueError
-        content = _BLOCK + length + NUMBER_OCTETS
+        content = _BLOCK + length + MAC_OCTETS
         if content == len(data) and content % _BLOCK == 0 and content % 3:
             return content
         return content + _BLOCK - content % _BLOCK
@@ -414,12 +260,12 @@ class PassdssServer(ServerMechanism):
             if self._keys is None:
                 return ServerStep(self._challenge(data), None)
             return ServerStep(b"", self._judge(self._keys, data))
-        except (_Short, ValueError):
+        except (Short, ValueError):
             self._spent = True
             return ServerStep(b"", False)
 
     def _challenge(self, c1: bytes) -> bytes:
-        reader = _Reader(c1)
+        reader = Reader(c1)
         identity, user, x = reader.string(), reader.string(), reader.mpint()
         if reader.at != len(c1) or identity not in (b"", user) or not _in_range(x):
             raise ValueError
@@ -430,15 +276,15 @@ class PassdssServer(ServerMechanism):
         head = string(self._key.blob) + mpint(pow(GENERATOR, secret, PRIME)) + LAYERS
         self._keys = _Keys(c1 + head, pow(x, secret, PRIME))
         r, s = self._key.sign(self._keys.h)
-        return base64.b64encode(head + string(string(_SSH_DSS) + mpint(r) + mpint(s))) + b"\r\n"
+        return base64.b64encode(head + string(string(SSH_DSS) + mpint(r) + mpint(s))) + b"\r\n"
 
     def _judge(self, keys: _Keys, c3: bytes) -> bool:
         self._spent = True
         if not c3 or len(c3) % _BLOCK:
             return False
         content = keys.decrypt(c3)
-        reader = _Reader(content)
-        layers, password, mac = reader.take(4), reader.string(), reader.take(NUMBER_OCTETS)
+        reader = Reader(content)
+        layers, password, mac = reader.take(4), reader.string(), reader.take(MAC_OCTETS)
         padding = content[reader.at:]
         padded = padding in (bytes([len(padding)]) * len(padding), bytes(len(padding))) and len(padding) <= _BLOCK
         if not (hmac.compare_digest(mac, keys.mac(layers)) and padded) or self.username is None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Callable, NamedTuple, Protocol
 from .errors import LocalError, RemoteError
 
 if TYPE_CHECKING:
-    from .passdss import DsaKey
+    from .dsakey import DsaKey
 
 ANONYMOUS = "ANONYMOUS"
 PLAIN = "PLAIN"
@@ -271,7 +271,7 @@ def choose(offered: frozenset[str], auth_method: str, *, allow_plaintext: bool, 
 
 def have_passdss() -> bool:
     """Whether PASSDSS-3DES-1 can be spoken here: the package cryptography is installed and works."""
-    from .passdss import library
+    from .dsakey import library
     try:
         library()
     except LocalError:

@@ -10,8 +10,8 @@ import base64
 
 import pytest
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp import knownkeys
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.dsakey import fingerprint
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.errors import LocalError, RemoteError
-from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.passdss import fingerprint
 
 KEY = b"\0\0\0\7ssh-dss" + bytes(range(250))
 OTHER = b"\0\0\0\7ssh-dss" + bytes(250)

@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("cryptography")
 
-from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp import passdss, sasl  # noqa: E402
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp import dsakey, passdss, sasl  # noqa: E402
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.errors import LocalError, RemoteError  # noqa: E402
 from ansible_collections.tunnelbroker.tsp.tests.unit.plugins.module_utils._tsp._accounts import (  # noqa: E402
     FakeAccount,
@@ -30,7 +30,7 @@ PASSDSS_RECORDINGS = ("stub-udp-v6v4-passdss", "stub-udp-v6v4-passdss-keyknown",
 
 @pytest.fixture(scope="module")
 def key():
-    return passdss.generate_dsa_key()
+    return dsakey.generate_dsa_key()
 
 
 def trust(blob):
@@ -101,7 +101,7 @@ class OldClient:
         return self.encrypt(content + (b"\0" if zero_padding else bytes([padding])) * padding)
 
     def encrypt(self, content):
-        lib = passdss.library()
+        lib = dsakey.library()
         cipher = lib.ciphers.Cipher(lib.triple_des(self.keys[1]), lib.ciphers.modes.CBC(self.keys[0])).encryptor()
         return base64.b64encode(cipher.update(content) + cipher.finalize())
 
@@ -151,7 +151,7 @@ def test_the_key_is_written_as_the_recorded_servers_wrote_theirs(key):
     for blob in (key.blob, recorded):
         name, p, q, g, y, rest = fields(blob, "smmmm")
         assert name == b"ssh-dss" and not rest and p.bit_length() == 1024 and q.bit_length() == 160
-        assert passdss.key_blob(p, q, g, y) == blob
+        assert dsakey.key_blob(p, q, g, y) == blob
 
 
 @pytest.mark.parametrize("name", PASSDSS_RECORDINGS)
@@ -280,7 +280,7 @@ def test_a_malformed_answer_is_refused(key, change):
 def test_wrong_padding_is_refused(key):
     old, server = OldClient(), make_server(key)
     old.answer(server.step(base64.b64encode(old.c1)).reply)
-    lib = passdss.library()
+    lib = dsakey.library()
     cipher = lib.ciphers.Cipher(lib.triple_des(old.keys[1]), lib.ciphers.modes.CBC(old.keys[0])).decryptor()
     right = OldClient.answer(old, make_and_keep(server, old))
     content = cipher.update(base64.b64decode(right)) + cipher.finalize()
@@ -389,7 +389,7 @@ def test_short_signature_numbers_do_no_harm_to_us(key):
 
         @staticmethod
         def sign(digest):
-            lib = passdss.library()
+            lib = dsakey.library()
             while True:
                 signature = key._private.sign(digest, lib.utils.Prehashed(lib.hashes.SHA1()))
                 r, s = lib.utils.decode_dss_signature(signature)
@@ -404,7 +404,7 @@ def test_a_key_that_is_no_dsa_key_is_refused(key):
     name, p, q, _g, y, _rest = fields(key.blob, "smmmm")
     for wrong in ((p, q, 1, y), (p, q, 2, 1), (p, q, p - 1, y), (p, q, _g, 0), (p, q, _g, p), (p - 2, q, _g, y), (p, q + 2, _g, y),
                   (1 << 1023, 1 << 159, 2, 4), (p, 1, _g, y), (p, 0, _g, y), (3 ** 9000, 3 ** 5000, 3, 3)):
-        code = s2_changed(key, lambda s2, wrong=wrong: replaced(s2, blob=passdss.key_blob(*wrong).ljust(240, b"\0")))
+        code = s2_changed(key, lambda s2, wrong=wrong: replaced(s2, blob=dsakey.key_blob(*wrong).ljust(240, b"\0")))
         assert code in ("bad_sasl_message", "server_not_authentic")
 
 
@@ -445,13 +445,13 @@ def test_nothing_may_follow(key):
 
 
 def test_a_key_survives_its_file(key):
-    again = passdss.load_dsa_key(key.to_pem())
+    again = dsakey.load_dsa_key(key.to_pem())
     assert again.blob == key.blob and again.to_pem() == key.to_pem()
     assert key.to_pem().startswith(b"-----BEGIN PRIVATE KEY-----")
 
 
 def test_a_key_does_not_show_itself(key):
-    assert repr(key) == f"<DsaKey {passdss.fingerprint(key.blob)}>"
+    assert repr(key) == f"<DsaKey {dsakey.fingerprint(key.blob)}>"
 
 
 def test_key_files_that_hold_something_else():
@@ -461,7 +461,7 @@ def test_key_files_that_hold_something_else():
     for pem in (b"", b"nonsense", ec.generate_private_key(ec.SECP256R1()).private_bytes(*encodings),
                 dsa.generate_private_key(2048).private_bytes(*encodings)):
         with pytest.raises(LocalError) as caught:
-            passdss.load_dsa_key(pem)
+            dsakey.load_dsa_key(pem)
         assert caught.value.code == "invalid_key"
 
 
