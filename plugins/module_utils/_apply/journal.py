@@ -187,11 +187,11 @@ class Journal:
 
 
 def describe(entry: Entry, plan: Plan) -> str:
-    """The step for people, as it stands in results."""
+    """The step for people, as it stands in results; nothing for one that does nothing this time."""
     kind = entry["kind"]
     name = plan.service.name if plan.service else ""
     if kind == "service_stop":
-        return f"stop {name}" if entry["was"]["active"] else f"look after {name}"
+        return f"stop {name}" if entry["was"]["active"] else ""
     if kind == "service_start":
         return f"start {name}"
     if kind == "service_gone":

@@ -118,16 +118,17 @@ class HostRunner:
     def read(self, path: str) -> FileState | None:
         try:
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as exc:
             if exc.errno in (errno.ELOOP, errno.ENXIO):
                 raise _not_a_file(path) from None
             raise _refused("read", path, exc) from None
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            os.close(fd)
+            raise _not_a_file(path)
         with os.fdopen(fd, "rb") as file:
-            found = os.fstat(fd)
-            if not stat.S_ISREG(found.st_mode):
-                raise _not_a_file(path)
             return FileState(file.read(), stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid)
 
     def write(self, path: str, content: bytes, mode: int, uid: int | None = None, gid: int | None = None) -> None:

@@ -129,8 +129,11 @@ class Detached:
 
     def stop(self) -> None:
         pid = self._pid()
-        if pid is None:
-            return
+        if pid is not None:
+            self._end(pid)
+        self._runner.remove(self._pid_file)  # one that was killed could not
+
+    def _end(self, pid: int) -> None:
         for number in (signal.SIGTERM, signal.SIGKILL):
             self._runner.signal(pid, number)
             until = self._runner.clock() + self._service.timeout

@@ -18,7 +18,7 @@ from typing import Any
 from .._tsp.errors import ApplyError
 from .diff import file_diff
 from .journal import CONFIRMED, Entry, Journal, clear, describe
-from .plan import FileChange, Plan, Probe
+from .plan import Command, FileChange, Plan, Probe
 from .probe import ProbeResult, explain
 from .runner import FileState, Runner
 from .service import ServiceState, manager_for
@@ -54,6 +54,7 @@ class _Before:
         undone = [] if self.journal is None or self.journal.phase == CONFIRMED else self.journal.entries[:self.journal.begun]
         self._entries: dict[str, Entry] = {}
         self._service: ServiceState | None = None
+        self._commands = [entry["argv"] for entry in undone if entry["kind"] == "command" and entry["undo"]]
         for entry in reversed(undone):
             if "path" in entry:
                 self._entries[entry["path"]] = entry
@@ -70,6 +71,12 @@ class _Before:
             was: int | None = self._entries[path]["was"]
             return was
         return self.runner.directory_mode(path)
+
+    def holds(self, command: Command) -> bool:
+        """Whether there is nothing for this command to do."""
+        if command.unless is None or list(command.argv) in self._commands:
+            return False
+        return self.runner.run(command.unless, command.timeout).rc == 0
 
     def service(self, plan: Plan) -> ServiceState | None:
         if plan.service is None:
@@ -128,8 +135,7 @@ def prepare(plan: Plan, before: _Before) -> tuple[list[Entry], Outcome, dict[str
         {"kind": "directory_gone", "path": item.path, "was": mode} for item in sorted(plan.directories, key=lambda d: -d.path.count("/"))
         for mode in [before.directory(item.path)] if mode is not None]
     state = before.service(plan)
-    wanted = [[command for command in commands if command.unless is None or before.runner.run(command.unless, command.timeout).rc]
-              for commands in (plan.stop, plan.start)]
+    wanted = [[command for command in commands if not before.holds(command)] for commands in (plan.stop, plan.start)]
     touched = bool(places or files or any(command.unless for commands in wanted for command in commands))
     if state is not None and not touched:
         touched = not state.active or state.enabled is False if plan.present else state.active or bool(state.enabled)
@@ -145,7 +151,7 @@ def prepare(plan: Plan, before: _Before) -> tuple[list[Entry], Outcome, dict[str
         entries.append({"kind": "service_start", "was": state.to_dict()} if plan.present else {"kind": "service_gone"})
     entries += gone
     outcome.changed = True
-    outcome.steps = [describe(entry, plan) for entry in entries]
+    outcome.steps = [step for step in (describe(entry, plan) for entry in entries) if step]
     return entries, outcome, contents
 
 
@@ -204,8 +210,8 @@ def _run(plan: Plan, journal: Journal, prober: Prober, outcome: Outcome) -> None
             except ApplyError as exc:
                 if entry["kind"] == "command":
                     journal.failed(number)
-                raise ApplyError(exc.code, f"Step {number + 1} of {len(journal.entries)} ({describe(entry, plan)}): {exc.message}",
-                                 exc.hint) from None
+                what = describe(entry, plan) or "prepare"
+                raise ApplyError(exc.code, f"Step {number + 1} of {len(journal.entries)} ({what}): {exc.message}", exc.hint) from None
         outcome.proof = _prove(plan, prober, "")
         journal.confirm()
     except BaseException as exc:
