@@ -57,7 +57,7 @@ async def negotiate(request: TunnelRequest, options: ExchangeOptions, *, keep_so
     """
     exchange = Negotiation(request, options, keep_socket=keep_socket, progress=progress, runtime=runtime)
     outcome = await exchange.run()
-    lease = _lease(outcome, request, options)
+    lease = replace(_lease(outcome, request, options), via=exchange.led_by(outcome.target.broker))
     exchange.save_last_server(outcome)
     return ExchangeResult(lease, outcome.socket, exchange.transcript.records,
                           [attempt.to_dict() for attempt in exchange.attempts], exchange.warnings)

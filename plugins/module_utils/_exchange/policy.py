@@ -257,6 +257,14 @@ class Negotiation:
             parts += [request.client_ipv4, request.client_ipv6]
         return " ".join(str(part) for part in parts if part)
 
+    def led_by(self, broker: Broker) -> str | None:
+        """The configured broker that led to `broker`, by a redirect now or (the saved lists) earlier; None when it is one itself."""
+        configured = self._options.broker_list
+        if broker in configured or not configured:
+            return None
+        redirected = [attempt.broker for attempt in self.attempts if attempt.result == "redirected" and attempt.broker in configured]
+        return (redirected[-1] if redirected else configured[0]).server
+
     def save_last_server(self, outcome: Outcome) -> None:
         """After a tunnel was granted: the broker that always_use_same_server means from now on."""
         self._saved.save_last_server(outcome.target.broker)
