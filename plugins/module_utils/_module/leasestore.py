@@ -1,0 +1,189 @@
+# Copyright (c) 2026, The tunnelbroker.tsp authors
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+
+"""Where leases live: one file each, replaced whole or not at all.
+
+A file is written in two steps. `Reservation` makes a temporary file beside it and fills it, so that a full disk, a missing folder
+or a missing right shows before the broker is asked; `commit` puts the text there, syncs it and renames it over the old file. Killed
+at any moment, the old file or the new one is there, whole. What a kill leaves behind is removed by a later reservation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import json
+import os
+import tempfile
+import time
+from types import TracebackType
+from typing import Any
+
+from .._tsp.errors import LocalError
+from .._tsp.lease import Lease
+
+FILE_MODE = 0o600
+FOLDER_MODE = 0o755
+ROOM = 16384
+"""Bytes reserved; a lease has some 1,500."""
+LARGEST = 1 << 20
+LEFTOVER_AGE = 3600.0
+"""Seconds after which a temporary file beside ours belongs to nobody any more."""
+
+
+def lease_text(lease: Lease) -> str:
+    """The content of a lease file: JSON, keys in the order of the schema, two spaces, one newline at the end."""
+    return json.dumps(lease.to_dict(), indent=2) + "\n"
+
+
+def read(path: str) -> str | None:
+    """The text of a file, None when there is no file. Raises LocalError `lease_unreadable`."""
+    try:
+        with open(path, "rb") as stream:
+            data = stream.read(LARGEST + 1)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as exc:
+        raise LocalError("lease_unreadable", f"{path} cannot be read: {_reason(exc)}.",
+                         "Check the path and the rights, or run the task with become: true.") from None
+    return data.decode("utf-8", "replace")
+
+
+def load(path: str) -> Lease | None:
+    """The lease in `path`, None when there is no file. Raises LocalError `lease_unreadable` or `lease_invalid`."""
+    text = read(path)
+    if text is None:
+        return None
+    if len(text) > LARGEST:
+        raise LocalError("lease_invalid", f"{path} is far too large to be a lease.", "Check the path.")
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        raise LocalError("lease_invalid", f"{path} holds no lease: it is not JSON.",
+                         "Check the path; delete the file or set renew: true to ask the broker again.") from None
+    try:
+        return Lease.from_dict(data)
+    except LocalError as exc:
+        raise LocalError(exc.code, f"{path}: {exc.message}", exc.hint) from None
+
+
+def save(path: str, lease: Lease) -> None:
+    """Replace the lease in `path`. Raises LocalError `lease_not_stored`; then the old file is as it was."""
+    with Reservation(path) as place:
+        place.commit(lease_text(lease))
+
+
+def remove(path: str) -> bool:
+    """Forget `path`; whether there was one. Raises LocalError `lease_not_removed`."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return False
+    except OSError as exc:
+        raise LocalError("lease_not_removed", f"{path} cannot be removed: {_reason(exc)}.",
+                         "Check the rights, or run the task with become: true.") from None
+    _sync_folder(os.path.dirname(os.path.abspath(path)))
+    return True
+
+
+class Reservation:
+    """A place for the next content of `path`, held until `commit` or the end of the with block.
+
+    mode: of the file; None keeps the mode of the file that is there (a new one gets 0600). Making one raises LocalError
+    `lease_not_stored`: nothing was changed but the folder, which is made when missing (0755).
+    """
+
+    def __init__(self, path: str, mode: int | None = FILE_MODE) -> None:
+        self.path = path
+        self._temporary: str | None = None
+        self._handle = -1
+        try:
+            if os.path.isdir(path):
+                raise IsADirectoryError(None, "it is a folder")
+            folder, base = os.path.split(os.path.abspath(path))
+            os.makedirs(folder, mode=FOLDER_MODE, exist_ok=True)
+            _remove_leftovers(folder, base)
+            self._handle, self._temporary = tempfile.mkstemp(prefix=f".{base}.", suffix=".tmp", dir=folder)
+            os.fchmod(self._handle, _mode_of(path) if mode is None else mode)
+            _write_all(self._handle, b" " * ROOM)
+            os.fsync(self._handle)
+        except (OSError, ValueError) as exc:
+            self.abandon()
+            raise _not_stored(path, exc) from None
+        except BaseException:
+            self.abandon()
+            raise
+
+    def commit(self, text: str) -> None:
+        """Make `text` the content. Raises LocalError `lease_not_stored`; then the old file is as it was."""
+        assert self._temporary is not None
+        try:
+            data = text.encode("utf-8")
+            os.lseek(self._handle, 0, os.SEEK_SET)
+            _write_all(self._handle, data)
+            os.ftruncate(self._handle, len(data))
+            os.fsync(self._handle)
+            os.replace(self._temporary, self.path)
+        except (OSError, ValueError) as exc:
+            self.abandon()
+            raise _not_stored(self.path, exc) from None
+        self._temporary = None
+        self.abandon()
+        _sync_folder(os.path.dirname(os.path.abspath(self.path)))
+
+    def abandon(self) -> None:
+        """Give the place up; the old file stays. Harmless after commit."""
+        if self._handle >= 0:
+            with contextlib.suppress(OSError):
+                os.close(self._handle)
+            self._handle = -1
+        if self._temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(self._temporary)
+            self._temporary = None
+
+    def __enter__(self) -> Reservation:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.abandon()
+
+
+def _write_all(handle: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(handle, data):]
+
+
+def _mode_of(path: str) -> int:
+    try:
+        return os.stat(path).st_mode & 0o777
+    except OSError:
+        return FILE_MODE
+
+
+def _sync_folder(folder: str) -> None:
+    """Make a rename last. Some file systems cannot sync a folder; the rename is done all the same."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _remove_leftovers(folder: str, base: str) -> None:
+    oldest = time.time() - LEFTOVER_AGE
+    for name in glob.glob(os.path.join(glob.escape(folder), f".{glob.escape(base)}.*.tmp")):
+        with contextlib.suppress(OSError):
+            if os.stat(name).st_mtime < oldest:
+                os.unlink(name)
+
+
+def _reason(exc: Any) -> str:
+    return str(getattr(exc, "strerror", None) or exc).rstrip(".")
+
+
+def _not_stored(path: str, exc: Exception) -> LocalError:
+    return LocalError("lease_not_stored", f"{path} cannot be written: {_reason(exc)}. What was there before is untouched.",
+                      "Make room on the disk or correct the path or the rights (become: true), then run the task again.")

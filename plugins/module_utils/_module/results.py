@@ -1,0 +1,44 @@
+# Copyright (c) 2026, The tunnelbroker.tsp authors
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+
+"""The one place where failures become results: `error` with a stable code, a sentence, never a traceback, never a secret."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from typing import Any, Callable
+
+from .._tsp.errors import LocalError, TspError
+
+
+def guarded(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `work` returns, or the failed result of what it raised."""
+    try:
+        return work()
+    except TspError as exc:
+        return failure(exc)
+    except Exception as exc:
+        return failure(_internal(exc))
+
+
+def failure(error: TspError) -> dict[str, Any]:
+    """The result of a failed task: failed, msg, error {kind, code, message, hint, status}, attempts, changed: false."""
+    return {"failed": True, "changed": False, "msg": str(error), "error": error.to_dict(), "attempts": error.attempts}
+
+
+def _internal(exc: Exception) -> LocalError:
+    """A defect of ours. Its text might quote anything, so that only its type and its place are told."""
+    frames = traceback.extract_tb(exc.__traceback__)
+    where = f" in {os.path.basename(frames[-1].filename)}, line {frames[-1].lineno}" if frames else ""
+    return LocalError("internal", f"This is a defect of the collection: {type(exc).__name__}{where}.",
+                      "Please report this line, with the versions of ansible-core and of tunnelbroker.tsp.")
+
+
+def finish(module: Any, work: Callable[[], dict[str, Any]]) -> None:
+    """End an AnsibleModule with the outcome of `work`. Called outside of any except block, so that no traceback is attached."""
+    result = guarded(work)
+    if result.pop("failed", False):
+        module.fail_json(**result)
+    module.exit_json(**result)
