@@ -7,7 +7,7 @@
 # a system with apt-get; else a sentence says what to install. Never fails: what cannot run says so itself.
 PATH=$PATH:/usr/sbin:/sbin
 missing=
-for pair in ip:iproute2 nft:nftables ping:iputils-ping unshare:util-linux nsenter:util-linux mount:mount ssh:openssh-client; do
+for pair in ip:iproute2 nft:nftables ping:iputils-ping ps:procps unshare:util-linux pivot_root:util-linux mount:mount ssh:openssh-client; do
     command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair#*:}"
 done
 [ -n "$missing" ] || exit 0

@@ -1,0 +1,80 @@
+# Copyright (c) 2026, The tunnelbroker.tsp authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The laboratory as one value: makes namespaces and wires, ends them all, and keeps what helps to understand a failure."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import network
+from .machine import LabError, why_not
+from .namespace import PROJECT, Namespace
+
+
+class Lab:
+    """A context manager. `folder` is for files of this run; programs started with popen() log there.
+
+    When the block ends with an exception, the folder, with a report of every namespace added, is kept as
+    build/lab-failures/<name>, and its path goes to standard error. Else the folder is removed.
+    """
+
+    def __init__(self, name: str) -> None:
+        reason = why_not(tun=False)
+        if reason:
+            raise LabError(reason)
+        self.name = name
+        self.folder = Path(tempfile.mkdtemp(prefix=f"tsp-{name}-"))
+        self.namespaces: list[Namespace] = []
+
+    def namespace(self, name: str, *, root: bool = False, visible: Sequence[str | os.PathLike[str]] = ()) -> Namespace:
+        """A host; with `root` one with files of its own, where this project, this Python and `visible` are seen too."""
+        made = Namespace(name, root=root, visible=[*visible, self.folder], logs=self.folder)
+        self.namespaces.append(made)
+        return made
+
+    def segment(self, name: str) -> network.Segment:
+        """An Ethernet segment; attach hosts to it."""
+        return network.Segment(self.namespace(name))
+
+    def veth(self, a: Namespace, a_name: str, b: Namespace, b_name: str) -> None:
+        """A wire between two hosts."""
+        network.veth(a, a_name, b, b_name)
+
+    def nat(self, namespace: Namespace, inside: str | tuple[str, ...], outside: str, udp_timeout: int = 30) -> network.Nat:
+        """Make a host with these interfaces a NAT."""
+        return network.Nat(namespace, inside, outside, udp_timeout)
+
+    def close(self) -> None:
+        """End every namespace, the last made first."""
+        while self.namespaces:
+            self.namespaces.pop().close()
+
+    def keep(self) -> Path:
+        """Write down the state of every namespace, and move the folder to where failures are kept."""
+        for made in self.namespaces:
+            with contextlib.suppress(LabError, OSError):
+                (self.folder / f"{made.name}.report").write_text(made.report(), encoding="utf-8")
+        kept = PROJECT / "build" / "lab-failures" / self.name
+        shutil.rmtree(kept, ignore_errors=True)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(self.folder, kept, symlinks=True, ignore_dangling_symlinks=True)
+        return kept
+
+    def __enter__(self) -> Lab:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _value: object, _trace: object) -> None:
+        try:
+            if kind is not None and issubclass(kind, Exception):
+                print(f"lab {self.name}: what it looked like is in {self.keep().relative_to(PROJECT)}", file=sys.stderr)
+        finally:
+            self.close()
+            shutil.rmtree(self.folder, ignore_errors=True)
