@@ -20,7 +20,7 @@ from .._tsp.errors import LocalError
 from .._tsp.lease import Lease
 from .._tsp.request import TunnelRequest
 from .info import ask
-from .options import ExchangeOptions
+from .options import Broker, ExchangeOptions
 from .policy import Negotiation
 from .runtime import Runtime
 from .session import Limits, Outcome
@@ -63,8 +63,8 @@ async def negotiate(request: TunnelRequest, options: ExchangeOptions, *, keep_so
                           [attempt.to_dict() for attempt in exchange.attempts], exchange.warnings)
 
 
-def _lease(outcome: Outcome, request: TunnelRequest, options: ExchangeOptions) -> Lease:
-    """Who granted what, over what, when. With v6udpv4 the ports are those of the socket that the grant came over."""
+def _lease(outcome: Outcome, request: TunnelRequest, options: ExchangeOptions, asked: Broker | None) -> Lease:
+    """Who granted what, over what, when; `asked` is the broker that was configured. With v6udpv4 the ports are those of the socket that the grant came over."""
     granted, target = outcome.granted, outcome.target
     assert granted is not None
     grant = granted.grant
@@ -75,7 +75,8 @@ def _lease(outcome: Outcome, request: TunnelRequest, options: ExchangeOptions) -
     version = outcome.version if outcome.capabilities is None else outcome.capabilities.version
     return Lease(broker=target.broker.server, transport=target.label, protocol_version=version, auth_method=method, grant=grant,
                  request=request, obtained_at=datetime.now(timezone.utc).replace(microsecond=0), username=options.username,
-                 quirks=outcome.quirks, warnings=granted.warnings)
+                 quirks=outcome.quirks, warnings=granted.warnings,
+                 via=asked.server if asked is not None and asked != target.broker else None)
 
 
 def negotiate_sync(request: TunnelRequest, options: ExchangeOptions, *, keep_socket: bool = False,

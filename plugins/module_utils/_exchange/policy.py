@@ -74,6 +74,8 @@ class Negotiation:
         self._visited = Visited()
         self._client_address: Address | None = None
         self.attempts: list[Attempt] = []
+        self.asked: Broker | None = None
+        """The configured (or saved) broker whose turn it is; redirects lead away from it."""
         self.warnings: list[str] = []
         self.transcript = Transcript(options.transcript, self._loop.time(), self._secret)
         self._saved = SavedBrokers(options.state_dir, self._warn)
@@ -105,6 +107,7 @@ class Negotiation:
             raise LocalError("invalid_option", "brokers: no broker was named.", "Name at least one.")
         # who failed lately comes after who did not; a stable sort keeps the user's order otherwise
         for broker in sorted(brokers, key=self._backoff.failing):
+            self.asked = broker
             outcome = await self._visit(broker, 0)
             if outcome is not None:
                 return outcome
@@ -112,6 +115,7 @@ class Negotiation:
             for broker in self._saved.broker_list():
                 if not self._visited.known(broker):
                     self._say(f"{broker}: trying it, it stands in the saved broker list")
+                    self.asked = broker
                     outcome = await self._visit(broker, 0)
                     if outcome is not None:
                         return outcome

@@ -1,0 +1,119 @@
+# Copyright (c) 2026, The tunnelbroker.tsp authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The files of the exchange: known keys, last server, broker list."""
+
+from __future__ import annotations
+
+import base64
+import os
+import stat
+
+import pytest
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._exchange.keyfile import key_policy, remember
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._exchange.options import ExchangeOptions, parse_broker
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._exchange.saved import SavedBrokers
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.errors import LocalError, RemoteError
+
+BLOB = b"\0\0\0\7ssh-dss" + b"\0\0\0\1\5" * 4
+OTHER = b"\0\0\0\7ssh-dss" + b"\0\0\0\1\6" * 4
+
+
+def test_a_new_key_is_stored_privately_behind_the_lines_that_stood_there(tmp_path):
+    path = tmp_path / "keys" / "gw6ckeys.pub"
+    path.parent.mkdir()
+    path.write_bytes(b"# caf\xe9\nother.example ssh-dss " + base64.b64encode(OTHER) + b"\n")
+    options = ExchangeOptions(server_key_policy="accept_new", known_keys_file=str(path))
+    warnings = []
+    policy = key_policy("broker.example", options)
+    policy(BLOB)
+    remember(policy, options.known_keys_file, warnings.append)
+    assert path.read_bytes() == (b"# caf\xe9\nother.example ssh-dss " + base64.b64encode(OTHER) + b"\nbroker.example ssh-dss "
+                                 + base64.b64encode(BLOB) + b"\n")
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+    assert len(warnings) == 1 and "was new" in warnings[0]
+
+    again = key_policy("broker.example", options)
+    again(BLOB)
+    assert again.accepted is None, "known now"
+    with pytest.raises(RemoteError) as caught:
+        key_policy("broker.example", options)(OTHER)
+    assert caught.value.code == "server_key_changed" and str(path) in str(caught.value)
+
+
+def test_an_unknown_key_is_refused_by_default_and_nothing_is_written(tmp_path):
+    path = tmp_path / "gw6ckeys.pub"
+    policy = key_policy("broker.example", ExchangeOptions(known_keys_file=str(path)))
+    with pytest.raises(RemoteError) as caught:
+        policy(BLOB)
+    assert caught.value.code == "server_key_unknown" and str(path) in caught.value.hint
+    remember(policy, str(path), lambda _w: None)
+    assert not path.exists()
+
+
+def test_a_key_file_that_cannot_be_read_is_not_taken_for_empty(tmp_path):
+    with pytest.raises(LocalError) as caught:
+        key_policy("broker.example", ExchangeOptions(server_key_policy="accept_new", known_keys_file=str(tmp_path)))
+    assert caught.value.code == "known_keys_unreadable"
+
+
+def test_a_pinned_key_needs_no_file(tmp_path):
+    options = ExchangeOptions(server_key=base64.b64encode(BLOB).decode(), known_keys_file=str(tmp_path))
+    key_policy("broker.example", options)(BLOB)
+    with pytest.raises(RemoteError):
+        key_policy("broker.example", options)(OTHER)
+
+
+def test_a_full_disk_loses_no_known_key_and_is_told(tmp_path, monkeypatch):
+    path = tmp_path / "keys"
+    path.write_text("other.example ssh-dss " + base64.b64encode(OTHER).decode() + "\n")
+    before = path.read_bytes()
+    policy = key_policy("broker.example", ExchangeOptions(server_key_policy="accept_new", known_keys_file=str(path)))
+    policy(BLOB)
+
+    def full(*_args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    warnings = []
+    remember(policy, str(path), warnings.append)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+    assert "No space left" in warnings[0]
+
+
+def test_a_key_accepted_without_a_file_says_that_it_is_not_remembered():
+    policy = key_policy("broker.example", ExchangeOptions(server_key_policy="accept_new"))
+    policy(BLOB)
+    warnings = []
+    remember(policy, None, warnings.append)
+    assert "not remembered" in warnings[0]
+
+
+def test_last_server_and_broker_list_are_read_as_the_old_client_wrote_them(tmp_path):
+    (tmp_path / "tsp-last-server.txt").write_text("\n# comment\n192.0.2.7:3653\n192.0.2.8\n")
+    (tmp_path / "tsp-broker-list.txt").write_text("192.0.2.1\n[2001:db8::1]\nbroker.example:5000\nbad line!\n192.0.2.1\n")
+    warnings = []
+    saved = SavedBrokers(str(tmp_path), warnings.append)
+    assert saved.last_server() == parse_broker("192.0.2.7")
+    assert [str(b) for b in saved.broker_list()] == ["192.0.2.1", "[2001:db8::1]", "broker.example:5000"]
+    assert len(warnings) == 1 and "tsp-broker-list.txt" in warnings[0]
+
+
+def test_they_are_written_one_broker_a_line_and_privately(tmp_path):
+    saved = SavedBrokers(str(tmp_path / "state"), lambda w: pytest.fail(w))
+    saved.save_last_server(parse_broker("192.0.2.7"))
+    saved.save_broker_list([parse_broker("b.example:77"), parse_broker("[2001:db8::1]")])
+    assert (tmp_path / "state" / "tsp-last-server.txt").read_text() == "192.0.2.7\n"
+    assert (tmp_path / "state" / "tsp-broker-list.txt").read_text() == "b.example:77\n[2001:db8::1]\n"
+    assert stat.S_IMODE(os.stat(tmp_path / "state" / "tsp-last-server.txt").st_mode) == 0o600
+
+
+def test_what_cannot_be_read_or_written_is_a_warning(tmp_path):
+    (tmp_path / "tsp-last-server.txt").mkdir()
+    warnings = []
+    saved = SavedBrokers(str(tmp_path), warnings.append)
+    assert saved.last_server() is None
+    saved.save_last_server(parse_broker("192.0.2.7"))
+    assert len(warnings) == 2
+    assert SavedBrokers(None, warnings.append).broker_list() == []
