@@ -57,8 +57,10 @@ class RudpClient:
         self._srtt = 0.0
         self._rttvar = 0.5
         self._rto = config.rto_initial
+        self._used: set[int] = set()
         self.answered = False
         self.failed = False
+        self.timestamp_changed = False
 
     @property
     def waiting(self) -> bool:
@@ -76,6 +78,7 @@ class RudpClient:
             self._start, self._started = now, True
         # After FF old servers would no longer see the mark in the low byte; wrapping inside F0..FF keeps both ends marked.
         self._sequence = FIRST_SEQUENCE | ((self._sequence + 1) & 0x0F)
+        self._used.add(self._sequence)
         self._payload = payload
         self._sends = {}
         self._tries = 0
@@ -99,6 +102,7 @@ class RudpClient:
             return None
         # Only a send whose own time stamp came back tells the round trip for certain (Karn); some servers return 0.
         sent = self._sends.get(timestamp)
+        self.timestamp_changed = sent is None
         if sent is None and self._tries == 1:
             sent = next(iter(self._sends.values()))
         if sent is not None:
@@ -106,6 +110,10 @@ class RudpClient:
         self.answered = True
         self.cancel()
         return datagram[HEADER_SIZE:]
+
+    def is_late(self, datagram: bytes) -> bool:
+        """Whether this answers a message of ours that was answered before: a duplicate, nobody's fault."""
+        return int.from_bytes(datagram[:4], "big") in self._used
 
     def data_to_send(self) -> list[bytes]:
         """Take the datagrams that are due."""
@@ -140,3 +148,58 @@ class RudpClient:
         self._srtt += delta / 8
         self._rttvar += (abs(delta) - self._rttvar) / 4
         self._rto = min(max(self._srtt + 4 * self._rttvar, self._config.rto_min), self._config.rto_max)
+
+
+class RudpServer:
+    """The server's side of one client: recognises retransmissions and repeats their answers from memory.
+
+    RFC 5572 section 4.4.1 has the client repeat the sequence number so that this is possible; a server that runs the same message twice
+    breaks the session (tsp-protocol.md section 11).
+    """
+
+    SETTLED = 10.0
+    """Seconds after which a copy of an old datagram is no longer expected to come out of the network."""
+
+    def __init__(self) -> None:
+        self._answers: dict[int, tuple[bytes, bytes | None]] = {}
+        self._header = b""
+        self._sequence = 0
+        self._latest = -1
+        self._at = 0.0
+        self._queue: list[bytes] = []
+
+    def receive(self, datagram: bytes, now: float, *, opens: bool) -> bytes | None:
+        """The text of a new message, to be followed by answer(); None for a retransmission (answered) or what is no message.
+
+        opens: the text is one that opens a session. A client that starts again behind the same port uses the same first sequence
+        number as before; it is told from a late copy by its time stamp, or by the quiet before it.
+        """
+        if len(datagram) < HEADER_SIZE:
+            return None
+        sequence, timestamp = HEADER.unpack_from(datagram)
+        text = datagram[HEADER_SIZE:]
+        known = self._answers.get(sequence)
+        again = opens and len(self._answers) > 1 and (timestamp > self._latest or now - self._at > self.SETTLED)
+        if known is not None and known[0] == text and not again:
+            if known[1] is not None:
+                self._queue.append(datagram[:HEADER_SIZE] + known[1])
+            return None
+        if opens:
+            self._answers.clear()
+            self._latest = -1
+        self._header = datagram[:HEADER_SIZE]
+        self._sequence = sequence
+        self._answers[sequence] = (text, None)
+        self._latest = max(self._latest, timestamp)
+        self._at = now
+        return text
+
+    def answer(self, text: bytes) -> None:
+        """The one answer, perhaps b"", to the message that receive() gave last: header returned unchanged, remembered."""
+        self._answers[self._sequence] = (self._answers[self._sequence][0], text)
+        self._queue.append(self._header + text)
+
+    def data_to_send(self) -> list[bytes]:
+        """Take the datagrams that are due."""
+        queue, self._queue = self._queue, []
+        return queue

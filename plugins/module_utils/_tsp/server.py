@@ -11,6 +11,7 @@ sections 1.5, 4.3, 12).
                         elif (reply := stateless_reply(data)) is not None: send it back
                         else: session = sessions.get(peer) or TspServer(config, backend, "udp", peer); session.receive(data, now)
     TCP, per connection: one TspServer; receive(), data_to_send() after each; close when `closed`
+                        (connect() at the beginning makes an idle connection time out)
     both:               call handle_timer(now) at next_timer(); forget the session when `closed`
 
 `closed` only says that the signalling is over and may be forgotten. Whether a tunnel is in force says `established`.
@@ -18,24 +19,27 @@ sections 1.5, 4.3, 12).
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
-from typing import Any, Callable, Protocol, Union
+from typing import Any, Callable, Protocol
 
+from . import capability, sasl, states, status, xml_write
+from .errors import LocalError
 from .events import BrokerAddress
-from .lease import Grant
+from .framing import SASL, XML, Frame, FramingError, Reader
+from .lease import Address, Grant
+from .messages import Refusal, read_client
 from .request import TunnelRequest
+from .rudp import HEADER_SIZE, RudpServer
 
-Address = Union[IPv4Address, IPv6Address]
+__all__ = ["Backend", "Refusal", "ServerConfig", "ServerSession", "TspServer", "is_signalling", "stateless_reply"]
 
+SUCCESS = b"200 Success\r\n"
 
-class Refusal(Exception):
-    """A backend's no: a TSP status code and, where the standard phrase does not do, a short printable reason."""
-
-    def __init__(self, status: int, text: str = "") -> None:
-        super().__init__(f"{status} {text}".strip())
-        self.status = status
-        self.text = text
+_PADDING = b"\0\r\n\t \x08"
+_VERSION = re.compile(r"VERSION\s*=\s*([0-9]{1,3}(?:\.[0-9]{1,3}){1,3})\s*\Z", re.IGNORECASE)
+_ECHO = "ECHO REQUEST"
 
 
 @dataclass
@@ -122,44 +126,312 @@ def is_signalling(datagram: bytes) -> bool:
 
 def stateless_reply(datagram: bytes) -> bytes | None:
     """The answer to an ECHO REQUEST datagram, which needs no session (tsp-protocol.md section 6); None for anything else."""
-    raise NotImplementedError
+    if datagram[HEADER_SIZE:HEADER_SIZE + 32].strip(_PADDING).upper() != b"ECHO REQUEST":
+        return None
+    return datagram[:HEADER_SIZE] + SUCCESS
 
 
 class TspServer:
-    """One session with one client. Times are monotonic seconds. `session` is the backend's view of it."""
+    """One session with one client. Times are monotonic seconds. `session` is the backend's view of it; a new VERSION makes a new one.
+
+    `state` is a state of states.SERVER. No verb raises for what the client does; what a backend raises, other than Refusal, passes through.
+    """
 
     def __init__(self, config: ServerConfig, backend: Backend, transport: str, peer: tuple[str, int]) -> None:
         self.config = config
         self.backend = backend
         self.session = ServerSession(transport, peer)
-        self.state = ""
+        self.state = states.HELLO
+        self.established = False
+        """A tunnel was granted and accepted in this session. A new VERSION on UDP starts afresh: False until the next accept."""
+        self._udp = RudpServer() if transport == "udp" else None
+        self._reader = Reader(_ignore, statuses=False)
+        self._mechanism: sasl.ServerMechanism | None = None
+        self._auths: frozenset[str] = frozenset()
+        self._said: list[bytes] = []
+        self._pending = b""
+        self._pending_at: float | None = None
+        self._grace: float | None = None
+        self._idle: float | None = None
+        self._messages = 0
+
+    # The verbs.
 
     @property
     def closed(self) -> bool:
         """The session may be forgotten; TCP: send what data_to_send() still gives, then close."""
-        raise NotImplementedError
+        return self.state == states.CLOSED
 
-    @property
-    def established(self) -> bool:
-        """A tunnel was granted and accepted in this session. A new VERSION on UDP starts afresh: False until the next accept."""
-        raise NotImplementedError
+    def connect(self, now: float) -> None:
+        """TCP: the connection stands; from now on it may become idle."""
+        self._idle = now + self.config.idle_timeout
 
     def receive(self, data: bytes, now: float) -> None:
         """What came from the client: UDP exactly one datagram, TCP any piece of the stream."""
-        raise NotImplementedError
+        if self.closed:
+            return
+        if self._udp is None:
+            if self._idle is None:
+                self.connect(now)
+            self._read(data, now, final=False)
+            # Lines may lack their end. Of what is long, another piece may be on its way.
+            if not self.closed and self._reader.pending and not self._reader.promises_more:
+                self._grace = now + self.config.grace * (1 if self.state == states.HELLO else 6)
+            else:
+                self._grace = None
+            return
+        text = self._udp.receive(data, now, opens=data[HEADER_SIZE:HEADER_SIZE + 8].upper() == b"VERSION=")
+        if text is None:
+            return
+        self._idle = now + self.config.idle_timeout
+        if self._pending and not text.strip(_PADDING):
+            self._said.append(self._pending)
+        self._pending = b""
+        self._read(text, now, final=True)
+        # Every datagram is answered, if only with the bare header (tsp-protocol.md section 1.3).
+        self._udp.answer(b"".join(self._said))
+        self._said = []
 
     def receive_eof(self, now: float) -> None:
         """TCP: the client closed its side."""
-        raise NotImplementedError
+        if not self.closed:
+            self._read(b"", now, final=True)
+            self._close()
 
     def data_to_send(self, now: float) -> list[bytes]:
         """Take what is to be sent now. UDP: datagrams. TCP: writes, each to be sent whole, with TCP_NODELAY."""
-        raise NotImplementedError
+        if self._udp is not None:
+            return self._udp.data_to_send()
+        said, self._said = self._said, []
+        return said
 
     def next_timer(self) -> float | None:
         """When handle_timer() wants to be called at the latest; None: never."""
-        raise NotImplementedError
+        if self.closed:
+            return None
+        return min((at for at in (self._pending_at, self._grace, self._idle) if at is not None), default=None)
 
     def handle_timer(self, now: float) -> None:
         """Call at next_timer(); earlier calls do no harm."""
-        raise NotImplementedError
+        if self.closed:
+            return
+        if self._pending_at is not None and now >= self._pending_at:
+            self._say_pending()
+        if self._grace is not None and now >= self._grace:
+            self._grace = None
+            self._read(b"", now, final=True)
+        if self._idle is not None and now >= self._idle:
+            self._close()
+
+    # Bytes to messages.
+
+    def _read(self, data: bytes, now: float, *, final: bool) -> None:
+        try:
+            self._reader.feed(data)
+            while self.state not in (states.FINISHED, states.CLOSED) or self._udp is not None:
+                split = self._mechanism.split if self.state == states.AUTHENTICATING and self._mechanism is not None else None
+                frame = self._reader.next(split=split)
+                if frame is None and final:
+                    frame = self._reader.next(split=split, final=True)
+                if frame is None:
+                    break
+                self._messages += 1
+                if self._messages > self.config.max_messages:
+                    raise FramingError("too many messages")
+                # Only a whole message counts as life: trickled bytes do not keep a connection.
+                self._idle = now + self.config.idle_timeout
+                self._handle(frame, now)
+        except FramingError:
+            self._say(xml_write.status_line(status.INVALID_REQUEST), headed=self._in_xml())
+            self._close()
+        if final:
+            self._reader.clear()
+        if self.state == states.FINISHED and self._udp is None:
+            self._close()
+
+    def _in_xml(self) -> bool:
+        """Whether an answer in this state carries Content-length."""
+        return self.state in (states.READY, states.CONFIRMING, states.ESTABLISHED)
+
+    def _handle(self, frame: Frame, now: float) -> None:
+        if self._pending:
+            self._say_pending()
+        words = frame.text.split()
+        word = words[0].upper() if words else ""
+        try:
+            if frame.kind == SASL:
+                self._sasl(frame.body, now)
+            elif frame.kind == XML:
+                self._xml(frame.body)
+            elif word.startswith("VERSION"):
+                self._version(frame.text)
+            elif word == "AUTHENTICATE":
+                self._authenticate(words[1].upper() if len(words) > 1 else "", now)
+            elif frame.text.upper() == _ECHO:
+                self._said.append(SUCCESS)
+            else:
+                raise Refusal(status.INVALID_REQUEST)
+        except _OutOfOrder:
+            self._say(xml_write.status_line(status.SERVER_SIDE_ERROR, "Out of order"), headed=frame.kind == XML)
+        except Refusal as no:
+            self._say(xml_write.status_line(no.status, no.text), headed=frame.kind == XML)
+            if states.knows(states.SERVER, self.state, "refuse"):
+                self._go("refuse")
+
+    def _due(self, event: str) -> None:
+        """Refuse a message that may not come now; the state stays."""
+        if not states.knows(states.SERVER, self.state, event):
+            raise _OutOfOrder
+
+    # Messages to states.
+
+    def _version(self, text: str) -> None:
+        self._abandon()
+        self._go("version")
+        match = _VERSION.match(text)
+        version = match[1] if match else ""
+        self.session = session = ServerSession(self.session.transport, self.session.peer, version)
+        self.established = False
+        self._mechanism = None
+        if self._udp is not None:
+            self._messages = 1  # an agent negotiates anew from the same port, again and again
+        # Version 1 is older than TSP over UDP (tsp-protocol.md section 2).
+        if version not in self.config.versions or (version.startswith("1.") and self._udp is not None):
+            raise Refusal(status.UNSUPPORTED_VERSION)
+        if self._redirect("version"):
+            return
+        tunnels, self._auths = self.backend.capabilities(session)
+        self._said.append(capability.build(tunnels, self._auths))
+        self._go("offer")
+
+    def _authenticate(self, name: str, now: float) -> None:
+        self._due("authenticate")
+        if name not in self._auths:
+            raise Refusal(status.AUTHENTICATION_FAILED)
+        self.session.auth_method = name.lower()
+        if self._redirect("authenticate"):
+            return
+        config = self.config
+        try:
+            self._mechanism = sasl.server_mechanism(name, lookup=self.backend.lookup, realm=config.realm, rng=config.rng,
+                                                    version=self.session.version, dsa_key=config.dsa_key)
+        except LocalError:
+            raise Refusal(status.SERVER_SIDE_ERROR, "Mechanism unavailable") from None
+        self._go("authenticate")
+        if self._mechanism.immediate:
+            self._sasl(b"", now)
+            return
+        start = self._mechanism.start()
+        if start:
+            self._said.append(start)
+
+    def _sasl(self, message: bytes, now: float) -> None:
+        assert self._mechanism is not None
+        step = self._mechanism.step(message)
+        session = self.session
+        session.username = self._mechanism.username
+        if step.verdict is None:
+            self._go("sasl")
+            if step.reply:
+                self._said.append(step.reply)
+            return
+        if not step.verdict:
+            self.backend.auth_failed(session)
+            raise Refusal(status.AUTHENTICATION_FAILED)
+        session.authenticated = True
+        try:
+            self.backend.authenticated(session)
+        except Refusal:
+            session.authenticated = False
+            raise
+        self._go("verified")
+        self._mechanism = None
+        if step.reply:
+            # Old clients need rspauth and 200 in two reads: over UDP 200 answers their next datagram, over TCP it waits a little
+            # (tsp-protocol.md section 12 row 5).
+            self._said.append(step.reply)
+            self._pending = SUCCESS
+            self._pending_at = now + self.config.rspauth_gap if self._udp is None else None
+        else:
+            self._said.append(SUCCESS)
+
+    def _xml(self, body: bytes) -> None:
+        if not self._in_xml():
+            raise _OutOfOrder
+        message = read_client(body)
+        action = message.action
+        self._due(action)
+        session = self.session
+        if action in ("create", "info", "delete"):
+            session.named_ipv4, session.named_ipv6 = message.ipv4, message.ipv6
+        if action == "create":
+            assert message.request is not None
+            session.request = request = message.request
+            if self._redirect("create", headed=True):
+                return
+            session.grant = grant = self.backend.create(session, request, message.ipv6 if request.mode == "v4v6" else message.ipv4)
+            self._said.append(xml_write.info(grant))
+            self._go("create")
+            if session.version.startswith("1."):
+                self._accept()  # version 1 has no accept (tsp-protocol.md section 2)
+        elif action == "accept":
+            self._accept()
+        elif action == "reject":
+            self._abandon()
+            self._go("reject")
+        elif action == "info":
+            self._said.append(xml_write.info(self.backend.info(session)))
+            self._go("info")
+        else:
+            self.backend.delete(session)
+            self._said.append(xml_write.with_length(SUCCESS))
+            self._go("delete")
+            self.established = False
+
+    def _accept(self) -> None:
+        self.backend.accept(self.session)
+        self._go("accept")
+        self.established = True
+
+    def _redirect(self, step: str, *, headed: bool = False) -> bool:
+        """Send the client elsewhere if the backend says so."""
+        brokers = self.backend.redirect(self.session, step)
+        if not brokers:
+            return False
+        self._say(xml_write.redirection(brokers), headed=headed)
+        self._go("redirect")
+        return True
+
+    # Small things.
+
+    def _say(self, text: bytes, *, headed: bool) -> None:
+        """Old clients need Content-length on every answer to XML, refusals included (tsp-protocol.md section 12 row 2)."""
+        self._said.append(xml_write.with_length(text) if headed else text)
+
+    def _say_pending(self) -> None:
+        if self._udp is None:
+            self._said.append(self._pending)
+        self._pending = b""
+        self._pending_at = None
+
+    def _go(self, event: str) -> None:
+        self.state = states.follow(states.SERVER, self.state, event)
+
+    def _abandon(self) -> None:
+        """Give back what was granted and not accepted."""
+        if self.state == states.CONFIRMING:
+            self.backend.reject(self.session)
+            self.session.grant = None
+
+    def _close(self) -> None:
+        if not self.closed:
+            self._abandon()
+            self._go("close")
+
+
+class _OutOfOrder(Exception):
+    """A message that may not come in this state."""
+
+
+def _ignore(_quirk: str) -> None:
+    """A broker does not count what clients do differently."""

@@ -8,13 +8,13 @@ The rules:
 
 1. A table maps state -> event -> next state. client.py and server.py change state only through `follow`, so what is not in a table
    does not happen.
-2. Words of the peer (`capability`, `sasl`, `success`, `grant`, `redirect`, `refusal`, `answer`; `version`, `authenticate`, `create`, ...)
-   and what we ourselves do (`connect`, `ask`, `accept`, `finish`, `fail`, ...) are both events.
+2. What the peer says (`capability`, `sasl`, `success`, `grant`, `redirect`, `refusal`, `answer`; `version`, `authenticate`, `create`, ...)
+   and what we ourselves do (`connect`, `accept`, `finish`, `fail`; `offer`, `verified`, `refuse`, ...) are both events.
 3. A word of the peer without an entry is a breach of the protocol: the client fails with protocol_error, the broker answers
    310 and goes on. One of our own without an entry is a defect of ours and raises KeyError.
 4. A state without entries is final. Nothing leads out of it and what is received there is ignored.
-5. `fail` (client) and `close` (broker) are possible in every state that is not final; the tables below get them added, so that a reader
-   sees the rest.
+5. Everywhere but in a final state a client may `fail`, a broker may `close`, and a broker may read `version`: over UDP a client behind
+   the same port may start anew at any time. The tables get these added below, so that a reader sees the rest.
 6. On the broker's side `refuse` is our refusal of the message just read, and leads to the state from which the client may try again.
 
 The diagrams in the documentation are made from these tables by `mermaid`.
@@ -68,22 +68,24 @@ FINISHED = "FINISHED"
 CLOSED = "CLOSED"
 
 SERVER: Table = {
-    HELLO: {"version": NEGOTIATED, "redirect": FINISHED, "refuse": HELLO},
-    NEGOTIATED: {"authenticate": AUTHENTICATING, "version": NEGOTIATED, "redirect": FINISHED, "refuse": FINISHED},
+    # `offer`: VERSION was answered with our capabilities.
+    HELLO: {"offer": NEGOTIATED, "redirect": FINISHED, "refuse": HELLO},
+    NEGOTIATED: {"authenticate": AUTHENTICATING, "redirect": FINISHED, "refuse": FINISHED},
     AUTHENTICATING: {"sasl": AUTHENTICATING, "verified": READY, "redirect": FINISHED, "refuse": FINISHED},
     READY: {"create": CONFIRMING, "info": READY, "delete": READY, "redirect": FINISHED, "refuse": READY},
     CONFIRMING: {"accept": ESTABLISHED, "reject": READY, "refuse": READY},
-    # Over UDP a client behind the same port may start anew (`version`); the tunnel in force stays until its next create.
-    ESTABLISHED: {"version": NEGOTIATED, "info": ESTABLISHED, "delete": READY, "refuse": ESTABLISHED},
+    ESTABLISHED: {"info": ESTABLISHED, "delete": READY, "refuse": ESTABLISHED},
     # Over UDP answers are still repeated here until the session is idle; over TCP `close` follows at once.
-    FINISHED: {"version": NEGOTIATED},
+    FINISHED: {},
     CLOSED: {},
 }
 
-for _table, _event, _final in ((CLIENT, "fail", FAILED), (SERVER, "close", CLOSED)):
-    for _state, _events in _table.items():
-        if _events:
-            _events[_event] = _final
+for _state, _events in CLIENT.items():
+    if _events:
+        _events["fail"] = FAILED
+for _state, _events in SERVER.items():
+    if _state != CLOSED:
+        _events.update(version=HELLO, close=CLOSED)
 
 
 def follow(table: Table, state: str, event: str) -> str:
@@ -108,9 +110,9 @@ def mermaid(table: Table) -> str:
     for state, events in table.items():
         arrows: dict[str, list[str]] = {}
         for event, target in events.items():
-            if event not in ("fail", "close"):
+            if event not in ("fail", "close", "version"):
                 arrows.setdefault(target, []).append(event)
         lines += [f"    {state} --> {target}: {', '.join(names)}" for target, names in arrows.items()]
-        if not events:
+        if not arrows:
             lines.append(f"    {state} --> [*]")
     return "\n".join(lines) + "\n"
