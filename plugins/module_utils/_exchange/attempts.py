@@ -22,7 +22,7 @@ SUSPECT = frozenset({"server_key_unknown", "server_key_changed", "server_not_aut
 """Who asked and who answered do not trust each other: asking elsewhere would hide it, and could give secrets away."""
 OVERLOADED = frozenset({"busy", "server_error", "no_more_tunnels", "server_timeout", "bad_grant"})
 """It is about this broker, not about the request."""
-NOT_OFFERED = frozenset({"mode_not_offered", "mode_unavailable"})
+NOT_OFFERED = frozenset({"mode_not_offered"})
 """Nothing was asked yet, and the other transport may offer it (v6udpv4 makes no sense over TCP)."""
 SHOWN = 6
 
@@ -91,8 +91,8 @@ def _rank(attempt: Attempt) -> int:
     if isinstance(error, RemoteError):
         step = next_step(error)
         return {STOP: 1, BROKER: 2, VERSION: 5}.get(step, 4 if error.code not in NOT_OFFERED else 3)
-    order = {"deadline": 6, "connection_lost": 7, "connection_closed": 7, "name_not_resolved": 8, "silent": 10, "unreachable": 11,
-             "refused": 11, "too_soon": 12}
+    order = {"deadline": 6, "connection_lost": 7, "connection_closed": 7, "went_silent": 7, "name_not_resolved": 8, "no_answer": 10,
+             "unreachable": 11, "refused": 11, "too_soon": 12}
     return order.get(error.code, 9)
 
 

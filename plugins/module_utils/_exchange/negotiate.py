@@ -20,7 +20,7 @@ from .._tsp.errors import LocalError
 from .._tsp.lease import Lease
 from .._tsp.request import TunnelRequest
 from .info import ask
-from .options import Broker, ExchangeOptions
+from .options import ExchangeOptions
 from .policy import Negotiation
 from .runtime import Runtime
 from .session import Limits, Outcome
@@ -57,14 +57,14 @@ async def negotiate(request: TunnelRequest, options: ExchangeOptions, *, keep_so
     """
     exchange = Negotiation(request, options, keep_socket=keep_socket, progress=progress, runtime=runtime)
     outcome = await exchange.run()
-    lease = replace(_lease(outcome, request, options), via=exchange.led_by(outcome.target.broker))
+    lease = _lease(outcome, request, options, exchange.led_by(outcome.target.broker))
     exchange.save_last_server(outcome)
     return ExchangeResult(lease, outcome.socket, exchange.transcript.records,
                           [attempt.to_dict() for attempt in exchange.attempts], exchange.warnings)
 
 
-def _lease(outcome: Outcome, request: TunnelRequest, options: ExchangeOptions, asked: Broker | None) -> Lease:
-    """Who granted what, over what, when; `asked` is the broker that was configured. With v6udpv4 the ports are those of the socket that the grant came over."""
+def _lease(outcome: Outcome, request: TunnelRequest, options: ExchangeOptions, via: str | None) -> Lease:
+    """Who granted what, over what, when. With v6udpv4 the ports are those of the socket that the grant came over."""
     granted, target = outcome.granted, outcome.target
     assert granted is not None
     grant = granted.grant
@@ -76,7 +76,7 @@ def _lease(outcome: Outcome, request: TunnelRequest, options: ExchangeOptions, a
     return Lease(broker=target.broker.server, transport=target.label, protocol_version=version, auth_method=method, grant=grant,
                  request=request, obtained_at=datetime.now(timezone.utc).replace(microsecond=0), username=options.username,
                  quirks=outcome.quirks, warnings=granted.warnings,
-                 via=asked.server if asked is not None and asked != target.broker else None)
+                 via=via)
 
 
 def negotiate_sync(request: TunnelRequest, options: ExchangeOptions, *, keep_socket: bool = False,

@@ -74,8 +74,6 @@ class Negotiation:
         self._visited = Visited()
         self._client_address: Address | None = None
         self.attempts: list[Attempt] = []
-        self.asked: Broker | None = None
-        """The configured (or saved) broker whose turn it is; redirects lead away from it."""
         self.warnings: list[str] = []
         self.transcript = Transcript(options.transcript, self._loop.time(), self._secret)
         self._saved = SavedBrokers(options.state_dir, self._warn)
@@ -107,7 +105,6 @@ class Negotiation:
             raise LocalError("invalid_option", "brokers: no broker was named.", "Name at least one.")
         # who failed lately comes after who did not; a stable sort keeps the user's order otherwise
         for broker in sorted(brokers, key=self._backoff.failing):
-            self.asked = broker
             outcome = await self._visit(broker, 0)
             if outcome is not None:
                 return outcome
@@ -115,7 +112,6 @@ class Negotiation:
             for broker in self._saved.broker_list():
                 if not self._visited.known(broker):
                     self._say(f"{broker}: trying it, it stands in the saved broker list")
-                    self.asked = broker
                     outcome = await self._visit(broker, 0)
                     if outcome is not None:
                         return outcome
@@ -208,6 +204,8 @@ class Negotiation:
 
     def _client_maker(self, target: Target, version: str, key: KeyPolicy) -> Callable[[Address], TspClient]:
         options = self._options
+        # `any` passes PASSDSS by where it could only fail; who asks for PASSDSS by name is told the unknown key's fingerprint
+        judge = key if key.may_accept or options.auth_method != "any" else None
 
         def make(local_address: Address) -> TspClient:
             kept = self._client_address
@@ -216,7 +214,7 @@ class Negotiation:
             return TspClient(ClientConfig(
                 transport=target.transport, server=target.broker.server, request=self._request, local_address=kept,
                 rng=self._runtime.rng, version=version, action=self._action, grant=self._grant, auth_method=options.auth_method,
-                credentials=options.credentials or Credentials(), allow_plaintext=options.allow_plaintext, verify_key=key,
+                credentials=options.credentials or Credentials(), allow_plaintext=options.allow_plaintext, verify_key=judge,
                 peer_is_loopback=target.address.is_loopback, strict=options.strict, rudp=self._runtime.rudp,
                 reply_timeout=self._runtime.reply_timeout))
 

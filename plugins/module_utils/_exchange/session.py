@@ -126,9 +126,6 @@ class Session:
         now = self._loop.time()
         self._client.receive_eof(now)
         self._turn(now)
-        if not self.done.done():
-            self._fail(NetworkError("connection_closed", "The broker closed the connection in the middle of the exchange.",
-                                    "Try again; if it persists, the broker's logs will tell."))
 
     def link_lost(self, error: TspError) -> None:
         self._fail(error)

@@ -31,7 +31,7 @@ class TcpLink(asyncio.Protocol):
 
     @classmethod
     async def open(cls, peer: Address, port: int, source: Source, receiver: Receiver, timeout: float) -> TcpLink:
-        """Connect within `timeout` seconds. Raises LocalError (see source.py), NetworkError `refused`, `unreachable`, `silent`."""
+        """Connect within `timeout` seconds. Raises LocalError (see source.py), NetworkError `refused`, `unreachable`, `no_answer`."""
         loop = asyncio.get_running_loop()
         where = f"{peer} port {port}/tcp"
         sock = open_socket(socket.SOCK_STREAM, peer, source)
@@ -40,7 +40,7 @@ class TcpLink(asyncio.Protocol):
             _transport, link = await loop.create_connection(lambda: cls(sock, peer, port, receiver), sock=sock)
         except asyncio.TimeoutError:
             sock.close()
-            raise NetworkError("silent", f"{where} did not answer within {timeout:.0f} s.",
+            raise NetworkError("no_answer", f"{where} did not answer within {timeout:.0f} s.",
                                "A packet filter on the way may drop the packets; check the address, too.") from None
         except OSError as exc:
             sock.close()

@@ -93,6 +93,11 @@ class KeyPolicy:
             raise LocalError("invalid_request", f"server_key is of no use: {exc}.",
                              f"Give the base64 text that stands behind {_TYPE} in a known keys file.") from None
 
+    @property
+    def may_accept(self) -> bool:
+        """False when every key would be refused: the server is unknown, and new ones are rejected."""
+        return self._known is not None or self._policy == ACCEPT_NEW
+
     def __call__(self, blob: bytes) -> None:
         """Return when `blob` is to be trusted. Raises RemoteError `server_key_unknown` or `server_key_changed`."""
         if self._known is None:
