@@ -54,6 +54,8 @@ class _Terminal:
                     if faults.one_byte or faults.char_delay:
                         # Each piece travels as a packet of its own.
                         await asyncio.sleep(faults.char_delay)
+            except (OSError, asyncssh.Error):
+                pass  # nobody listens any more; reading finds out and ends the session
             finally:
                 self._queue.task_done()
 
