@@ -1,0 +1,217 @@
+# Copyright (c) 2026, The tunnelbroker.tsp authors
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+
+"""The v6udpv4 data plane in user space: packets between the TUN device and the UDP socket, in batches both ways.
+
+The payload of a datagram is the bare IPv6 packet (tsp-protocol.md section 7). The socket is connected, so the kernel lets nothing
+in that does not come from the broker's endpoint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+from collections import Counter
+from ipaddress import IPv6Address
+from typing import Callable
+
+from . import icmp6
+from .screen import MALFORMED, PASS, SIGNALLING, Screen
+
+BATCH = 64
+"""Packets moved for one wake-up: enough to be quick, few enough that the other direction gets its turn."""
+LARGEST = 65536
+UDP_OVERHEAD = 28
+IP_MTU = 14
+IP_MTU_DISCOVER = 10
+PMTUDISC_DONT, PMTUDISC_DO = 0, 2
+BUFFER = 1 << 20
+REFUSED = (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EPERM, errno.EINVAL)
+
+
+class DataPlane:
+    """Moves packets while a socket is attached; without one, what the kernel sends into the device is dropped and counted.
+
+    on_echo(echo): an echo reply to one of our own keepalives (identifier ours) came; it does not reach the device.
+    on_trouble(OSError): the network reports that the broker is unreachable.
+    counters: packets_out, packets_in, bytes_out, bytes_in, too_big, dropped_out_<why>, dropped_in_<why>.
+    """
+
+    def __init__(self, tun: int, screen: Screen, mtu: int, broker: IPv6Address, identifier: int,
+                 on_echo: Callable[[icmp6.Echo], None], on_trouble: Callable[[OSError], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._tun = tun
+        self._screen = screen
+        self._mtu = mtu
+        self._path_mtu = mtu
+        self._broker = broker
+        self._identifier = identifier
+        self._on_echo = on_echo
+        self._on_trouble = on_trouble
+        self._socket: socket.socket | None = None
+        self.counters: Counter[str] = Counter()
+        self._loop.add_reader(tun, self._from_tun)
+
+    def renew(self, screen: Screen, mtu: int, broker: IPv6Address) -> None:
+        """Another grant on the same device."""
+        self._screen, self._mtu, self._path_mtu, self._broker = screen, mtu, mtu, broker
+
+    def attach(self, sock: socket.socket) -> None:
+        """Use this connected, non-blocking UDP socket from now on; one in use before is closed."""
+        self.detach()
+        self._socket = sock
+        for level, option, value in ((socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER), (socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)):
+            try:
+                sock.setsockopt(level, option, value)
+            except OSError:
+                pass  # what the system allows will do
+        _discover(sock, PMTUDISC_DO)
+        self._path_mtu = self._mtu
+        self._loop.add_reader(sock.fileno(), self._from_socket)
+
+    def detach(self) -> None:
+        """Close the socket, keep the device."""
+        if self._socket is not None:
+            self._loop.remove_reader(self._socket.fileno())
+            self._socket.close()
+            self._socket = None
+
+    def close(self) -> None:
+        """Close the socket and leave the device to its owner."""
+        self.detach()
+        self._loop.remove_reader(self._tun)
+
+    @property
+    def attached(self) -> bool:
+        """Whether there is a socket."""
+        return self._socket is not None
+
+    def send(self, packet: bytes) -> bool:
+        """Send a packet of our own (a keepalive); whether the kernel took it."""
+        if self._socket is None:
+            return False
+        try:
+            self._socket.send(packet)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError as exc:
+            self._on_trouble(exc)
+            return False
+        return True
+
+    def _from_tun(self) -> None:
+        counters, screen = self.counters, self._screen
+        for _turn in range(BATCH):
+            try:
+                packet = os.read(self._tun, LARGEST)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as exc:
+                # EBADFD, EIO: the device is down or was deleted under us.
+                counters["device_errors"] += 1
+                self._on_trouble(exc)
+                return
+            verdict = screen.outward(packet)
+            if verdict != PASS:
+                counters[f"dropped_out_{verdict}"] += 1
+            elif self._socket is None:
+                counters["dropped_out_no_tunnel"] += 1
+            elif len(packet) > self._path_mtu:
+                self._too_big(packet)
+            else:
+                self._out(self._socket, icmp6.without_flow_label(packet))
+
+    def _out(self, sock: socket.socket, packet: bytes) -> None:
+        try:
+            sock.send(packet)
+        except (BlockingIOError, InterruptedError):
+            self.counters["dropped_out_queue_full"] += 1
+            return
+        except OSError as exc:
+            if exc.errno == errno.EMSGSIZE:
+                self._path_shrank(sock, packet)
+            else:
+                self.counters["dropped_out_unreachable"] += 1
+                self._on_trouble(exc)
+            return
+        self.counters["packets_out"] += 1
+        self.counters["bytes_out"] += len(packet)
+
+    def _path_shrank(self, sock: socket.socket, packet: bytes) -> None:
+        """The path to the broker carries less than thought: say so to the sender, or, where IPv6 asks for less than nothing,
+        let IPv4 fragment this one packet."""
+        try:
+            known = sock.getsockopt(socket.IPPROTO_IP, IP_MTU) - UDP_OVERHEAD
+        except OSError:
+            known = icmp6.MINIMUM_MTU
+        self._path_mtu = max(icmp6.MINIMUM_MTU, min(self._mtu, known))
+        if len(packet) > self._path_mtu:
+            self._too_big(packet)
+            return
+        _discover(sock, PMTUDISC_DONT)
+        try:
+            sock.send(packet)
+            self.counters["packets_out"] += 1
+            self.counters["bytes_out"] += len(packet)
+        except OSError:
+            self.counters["dropped_out_unreachable"] += 1
+        finally:
+            _discover(sock, PMTUDISC_DO)
+
+    def _too_big(self, packet: bytes) -> None:
+        self.counters["too_big"] += 1
+        answer = icmp6.packet_too_big(packet, self._path_mtu, self._broker)
+        if answer is not None:
+            self._in(answer)
+
+    def _from_socket(self) -> None:
+        counters, screen, sock = self.counters, self._screen, self._socket
+        if sock is None:
+            return
+        for _turn in range(BATCH):
+            try:
+                packet = sock.recv(LARGEST)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as exc:
+                self._on_trouble(exc)
+                return
+            verdict = screen.inward(packet)
+            if verdict != PASS:
+                # Late duplicates of the negotiation are no defect of anybody.
+                counters["signalling_in" if verdict == SIGNALLING else f"dropped_in_{verdict}"] += 1
+                continue
+            if packet[6] == icmp6.ICMPV6 and len(packet) >= 48 and packet[40] == icmp6.ECHO_REPLY and \
+                    packet[44] << 8 | packet[45] == self._identifier:
+                echo = icmp6.parse_echo(packet)
+                if echo is not None:
+                    self._on_echo(echo)
+                    continue
+                counters[f"dropped_in_{MALFORMED}"] += 1
+                continue
+            self._in(packet)
+            counters["packets_in"] += 1
+            counters["bytes_in"] += len(packet)
+            if self._socket is not sock:
+                return
+
+    def _in(self, packet: bytes) -> None:
+        try:
+            os.write(self._tun, packet)
+        except (BlockingIOError, InterruptedError):
+            self.counters["dropped_in_queue_full"] += 1
+        except OSError as exc:
+            self.counters["device_errors"] += 1
+            if exc.errno not in (errno.EINVAL, errno.EIO):
+                self._on_trouble(exc)
+
+
+def _discover(sock: socket.socket, value: int) -> None:
+    """Path MTU discovery on (the outer packet is not fragmented, we hear about it) or off. Only Linux has this."""
+    try:
+        sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, value)
+    except OSError:
+        pass
