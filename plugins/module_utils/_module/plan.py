@@ -20,6 +20,7 @@
                        our address there is the ::1 (the ::2 where ::1 is already ours inside the tunnel)
     router             whether packets are forwarded: true as soon as there is a delegated prefix
     unreachable        network to route to nowhere so that unused parts of the prefix do not loop back into the tunnel, or null
+    unreachable_ipv4   the same as {address, netmask} for devices that write IPv4 networks so; null with IPv6 and without one
     default_route      {destination: ::/0 or 0.0.0.0/0, gateway: the broker's inner address}
     sources            networks whose packets may leave through the tunnel (for source-specific routes): our address, the prefix
     keepalive          {interval, address} or null; address is always set here (the broker's inner address where it named none)
@@ -94,6 +95,7 @@ def tunnel_plan(lease: Lease | dict[str, Any], *, lan_interfaces: Any = (), mtu:
         "lan": lan,
         "router": prefix is not None,
         "unreachable": _unreachable(prefix, lan),
+        "unreachable_ipv4": _with_netmask(_unreachable(prefix, lan)),
         "default_route": {"destination": "::/0" if family == 6 else "0.0.0.0/0", "gateway": str(peer)},
         "sources": [f"{address}/{whole}"] + ([] if prefix is None else [str(prefix)]),
         "keepalive": None if grant.keepalive is None else {"interval": grant.keepalive.interval, "address": target},
@@ -198,6 +200,13 @@ def _unreachable(prefix: Network | None, lan: list[dict[str, Any]]) -> str | Non
     if prefix is None or any(entry["network"] == str(prefix) for entry in lan):
         return None
     return str(prefix)
+
+
+def _with_netmask(network: str | None) -> dict[str, str] | None:
+    parsed = None if network is None else ip_network(network)
+    if parsed is None or parsed.version == 6:
+        return None
+    return {"address": str(parsed.network_address), "netmask": str(parsed.netmask)}
 
 
 def _number(value: Any, code: str, name: str) -> int:
