@@ -194,7 +194,8 @@ class TspClient:
             self._grace = None
             self._guard(self._conclude, "end_by_silence", now)
         if not self.closed and self._deadline is not None and now >= self._deadline:
-            if self._reader.pending:
+            # A line that is still growing is not complete, or a dripping broker could have half of its offer taken for the whole.
+            if self._reader.promises_more:
                 self._guard(self._conclude, "end_by_silence", now)
             if not self.closed and now >= self._deadline:
                 self._fail(NetworkError("no_answer" if self.state == states.WAIT_CAPABILITY else "went_silent",
@@ -313,8 +314,11 @@ class TspClient:
         event = self._event_of(frame)
         if not states.knows(states.CLIENT, self.state, event):
             raise self._unexpected(frame)
-        if frame.headed is not (self.state in _WANTS_HEADER):
-            self._quirk("header_unexpected" if frame.headed else "header_missing")
+        if self.state in _WANTS_HEADER:
+            if not frame.headed:
+                self._quirk("header_missing")
+        elif frame.headed and self.state != states.WAIT_CONFIRM:
+            self._quirk("header_unexpected")
         if event == "refusal":
             assert frame.status is not None
             raise error_from_status(frame.status, frame.text)

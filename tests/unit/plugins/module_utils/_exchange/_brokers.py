@@ -35,7 +35,8 @@ def info(mode: str = "v6udpv4", client4: str = "127.0.0.1", server4: str = "127.
     client6, server6 = "2001:0db8:0000:0000:0000:0000:0000:0002", "2001:0db8:0000:0000:0000:0000:0000:0001"
     if mode == "v4v6":
         client4, server4, client6, server6 = "192.0.2.2", "192.0.2.1", "::1", "::1"
-    router = f'  <router>\r\n   <prefix length="{prefix.partition("/")[2]}">{prefix.partition("/")[0]}</prefix>\r\n  </router>\r\n' if prefix else ""
+    address, _slash, length = prefix.partition("/")
+    router = f'  <router>\r\n   <prefix length="{length}">{address}</prefix>\r\n  </router>\r\n' if prefix else ""
     return framed(
         "200 Success\r\n"
         f'<tunnel action="info" type="{mode}" lifetime="604800">\r\n'
@@ -122,7 +123,7 @@ class Talk:
 
     def _digest(self, message: bytes, peer: Any, transport: str) -> bytes:
         text = base64.b64decode(message.strip(b"\0\r\n")).decode()
-        fields = {k: v for k, v in re.findall(r'([a-z-]+)="?([^",]*)"?', text)}
+        fields = dict(re.findall(r'([a-z-]+)="?([^",]*)"?', text))
         user, password = fields["username"], self.users.get(fields["username"], "")
 
         def md5(data: bytes) -> str:
@@ -230,7 +231,7 @@ class FakeBroker:
             self._on_udp(data[8:], data[:8], lambda reply: sock.sendto(reply, peer) and None)
             return
         reply = self.script(data[8:], peer, "udp")
-        if reply is not None:
+        if reply is not None and sock.fileno() >= 0:
             sock.sendto(data[:8] + reply, peer)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -31,9 +31,9 @@ class World:
         self.slept: list[float] = []
         self.names: dict[str, list[str]] = {}
         self.lookups: list[str] = []
-        self.runtime = Runtime(**{**{
+        self.runtime = Runtime(**{
             "wall": lambda: self.now, "sleep": self._sleep, "lookup": self._lookup, "jitter": lambda: 0.5, "rudp": FAST,
-            "connect_timeout": 2.0, "reply_timeout": 0.3, "echo_timeout": 0.4}, **changes})
+            "connect_timeout": 2.0, "reply_timeout": 0.3, "echo_timeout": 0.4, **changes})
 
     async def _sleep(self, seconds: float) -> None:
         self.slept.append(seconds)

@@ -28,7 +28,8 @@ def never(*_args):
 
 
 @pytest.mark.parametrize(("mode", "family"), [
-    ("v6anyv4", socket.AF_INET), ("v6v4", socket.AF_INET), ("v6udpv4", socket.AF_INET), ("v4v6", socket.AF_INET6), (None, socket.AF_UNSPEC)])
+    ("v6anyv4", socket.AF_INET), ("v6v4", socket.AF_INET), ("v6udpv4", socket.AF_INET), ("v4v6", socket.AF_INET6),
+    (None, socket.AF_UNSPEC)])
 def test_the_mode_decides_the_family(mode, family):
     assert family_of(mode) == family
 
