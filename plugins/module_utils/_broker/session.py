@@ -1,0 +1,137 @@
+# Copyright (c) 2026, The tunnelbroker.tsp authors
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+
+"""One session between an adapter (udp.py, tcp.py) and the protocol core: adds the context, the trace, and the log line at its end."""
+
+from __future__ import annotations
+
+import sqlite3
+import traceback
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from .._tsp import status
+from .._tsp.errors import TspError
+from .._tsp.events import BrokerAddress
+from .._tsp.lease import Grant
+from .._tsp.request import TunnelRequest
+from .._tsp.server import Refusal, ServerConfig, ServerSession, TspServer
+from .policy import Context, Policy
+from .pools import Address
+from .trace import Trace
+
+T = TypeVar("T")
+
+
+class Session:
+    """A TspServer and what belongs to it. It is also the Backend that its TspServer speaks to."""
+
+    __slots__ = ("context", "policy", "reported", "server", "trace")
+
+    def __init__(self, policy: Policy, config: ServerConfig, transport: str, peer: tuple[str, int], local: Address | None,
+                 port: int) -> None:
+        self.policy = policy
+        self.context = Context(local, port)
+        self.trace = Trace()
+        self.server = TspServer(config, self, transport, peer)
+        self.reported = False
+
+    def receive(self, data: bytes, payload: bytes, now: float) -> list[bytes]:
+        """Give data (on UDP a datagram, whose text is `payload`) to the core. Returns what it answers."""
+        session = self.server.session
+        if self.trace.lines and session.version and session.transport == "udp" and payload[:8].upper() == b"VERSION=":
+            self.report()
+            self.trace, self.reported, self.context.why = Trace(), False, ""
+        self.trace.received(payload)
+        self.server.receive(data, now)
+        return self.server.data_to_send(now)
+
+    def answered(self, payload: bytes) -> None:
+        """Note what was sent (without the UDP header); a refusal is reported at once."""
+        self.trace.answered(payload)
+        if self.trace.refused is not None and self.server.session.transport == "udp":
+            self.report()
+
+    def report(self) -> None:
+        """Write the line about the session, once. A failed one says what was said."""
+        if self.reported:
+            return
+        self.reported = True
+        trace, session, log = self.trace, self.server.session, self.policy.log
+        failed = trace.refused is not None or not self.server.established and session.request is not None
+        values: dict[str, Any] = {
+            "transport": session.transport, "peer": session.peer[0], "port": session.peer[1], "version": session.version or None,
+            "mechanism": session.auth_method or None, "user": session.username,
+            "asked": None if session.request is None else session.request.mode, "established": self.server.established}
+        if failed:
+            log.warning("session_failed", **values, status=trace.refused, state=self.server.state, why=self.context.why or None,
+                        said=list(trace.lines))
+        else:
+            log.info("session", **values)
+
+    # ---- Backend ----
+
+    def _ask(self, function: Callable[[], T]) -> T:
+        try:
+            return function()
+        except Refusal as no:
+            self.context.why = no.text or status.phrase(no.status)
+            raise
+        except sqlite3.Error as exc:
+            self._broken("store_failed", str(exc))
+        except TspError as exc:
+            self._broken("tunnel_failed", str(exc))
+        except Exception:
+            self._broken("defect", traceback.format_exc())
+        raise Refusal(status.SERVER_SIDE_ERROR)
+
+    def _broken(self, event: str, why: str) -> None:
+        session = self.server.session
+        self.context.why = event
+        self.policy.log.error(event, peer=session.peer[0], port=session.peer[1], user=session.username, why=why)
+
+    def capabilities(self, session: ServerSession) -> tuple[frozenset[str], frozenset[str]]:
+        """See Backend."""
+        return self._ask(lambda: self.policy.capabilities(session, self.context))
+
+    def redirect(self, session: ServerSession, step: str) -> tuple[BrokerAddress, ...]:
+        """See Backend."""
+        brokers = self._ask(lambda: self.policy.redirect(session, step, self.context))
+        if brokers:
+            self.context.why = f"redirected at {step}, as configured"
+        return brokers
+
+    def lookup(self, username: str) -> Any:
+        """See Backend."""
+        return self._ask(lambda: self.policy.lookup(username))
+
+    def authenticated(self, session: ServerSession) -> None:
+        """See Backend."""
+
+    def auth_failed(self, session: ServerSession) -> None:
+        """See Backend."""
+        self._ask(lambda: self.policy.auth_failed(session, self.context))
+
+    def create(self, session: ServerSession, request: TunnelRequest, client_address: Address | None) -> Grant:
+        """See Backend."""
+        return self._ask(lambda: self.policy.create(session, request, client_address, self.context))
+
+    def accept(self, session: ServerSession) -> None:
+        """See Backend."""
+        self._ask(lambda: self.policy.accept(session, self.context))
+
+    def reject(self, session: ServerSession) -> None:
+        """See Backend. Comes also when nobody is there to be refused."""
+        try:
+            self._ask(lambda: self.policy.reject(session, self.context))
+        except Refusal:
+            pass
+
+    def info(self, session: ServerSession) -> Grant:
+        """See Backend."""
+        return self._ask(lambda: self.policy.info(session, self.context))
+
+    def delete(self, session: ServerSession) -> None:
+        """See Backend."""
+        self._ask(lambda: self.policy.delete(session, self.context))

@@ -1,0 +1,96 @@
+# Copyright (c) 2026, The tunnelbroker.tsp authors
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+
+"""What was said in one session, with credentials struck out, so that the log line of a failure explains itself."""
+
+from __future__ import annotations
+
+import re
+from base64 import b64decode
+from collections import deque
+
+KEPT = 24
+LONGEST = 600
+STATUS = re.compile(rb"(?:Content-length:\s*\d+\r?\n)?(\d{3,4})(?:[ \r\n]|$)", re.IGNORECASE)
+AUTHENTICATE = re.compile(rb"AUTHENTICATE +([A-Za-z0-9-]{1,32})\r?\n", re.IGNORECASE)
+SHOWN_FIELDS = ("username", "realm", "nonce", "nc", "digest-uri", "charset", "qop", "algorithm")
+"""Of a DIGEST-MD5 response; cnonce and response are struck out: together with the rest they allow guessing the password."""
+
+
+class Trace:
+    """Feed it what was received and answered (without the UDP header), then read `lines` and `status`.
+
+    From the capability line until the client has logged in, whatever the client sends may be a credential: only its mechanism, and
+    the harmless fields of DIGEST-MD5, are kept.
+    """
+
+    __slots__ = ("_mechanism", "_secret", "lines", "refused", "status")
+
+    def __init__(self) -> None:
+        self.lines: deque[str] = deque(maxlen=KEPT)
+        self.status: int | None = None
+        """Of the last answer that had one."""
+        self.refused: int | None = None
+        """Of the last answer that was not 200."""
+        self._secret = False
+        self._mechanism = ""
+
+    def received(self, payload: bytes) -> None:
+        """From the client."""
+        self.lines.append(f"client: {self._struck(payload) if self._secret else shown(payload)}")
+
+    def answered(self, payload: bytes) -> None:
+        """To the client."""
+        found = STATUS.match(payload)
+        if found:
+            self.status = int(found[1])
+            if self.status != 200:
+                self.refused = self.status
+            elif self._secret:
+                self._secret = False
+        elif payload.startswith(b"CAPABILITY"):
+            self._secret = True
+        if self._secret and not found and not payload.startswith(b"CAPABILITY") and payload.strip():
+            self.lines.append(f"broker: {self._challenge(payload)}")
+        else:
+            self.lines.append(f"broker: {shown(payload)}")
+
+    def _struck(self, payload: bytes) -> str:
+        bare = payload.strip(b"\0\r\n ")
+        found = AUTHENTICATE.match(payload)
+        if found:
+            self._mechanism = found[1].decode().upper()
+            rest = len(payload[found.end():].lstrip(b"\0"))
+            return f"AUTHENTICATE {self._mechanism}" + (f" and {rest} bytes of credentials" if rest else "")
+        if not bare:
+            return "(nothing)"
+        if bare.lower().startswith((b"content-length", b"<tunnel", b"version=")):
+            return shown(payload)
+        fields = _digest_fields(bare) if self._mechanism == "DIGEST-MD5" else ""
+        return f"{fields} (rest struck out)" if fields else f"({len(payload)} bytes of credentials)"
+
+    def _challenge(self, payload: bytes) -> str:
+        try:
+            text = b64decode(payload.strip(), validate=True).decode("ascii")
+        except ValueError:
+            text = ""
+        return shown(text.encode()) if text.isprintable() and text.startswith("realm=") else f"({len(payload)} bytes of {self._mechanism})"
+
+
+def _digest_fields(bare: bytes) -> str:
+    try:
+        text = b64decode(bare, validate=True).decode("utf-8")
+    except ValueError:
+        return ""
+    found = dict(re.findall(r'([a-z-]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^,\s]*)', text))
+    return shown(",".join(f"{key}={found[key]}" for key in SHOWN_FIELDS if key in found).encode())
+
+
+def shown(payload: bytes) -> str:
+    """Wire text as one printable line."""
+    if not payload:
+        return "(nothing)"
+    text = payload[:LONGEST].decode("utf-8", "backslashreplace").replace("\r\n", "⏎")
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return line + (f"… ({len(payload)} bytes)" if len(payload) > LONGEST else "")
