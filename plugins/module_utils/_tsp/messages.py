@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Callable, NamedTuple, NoReturn, Union
 
@@ -25,6 +26,8 @@ from .xml_read import Element, XmlError, parse
 Address = Union[IPv4Address, IPv6Address]
 Quirk = Callable[[str], None]
 
+ACCEPT_BODY = b'<tunnel action="accept"></tunnel>'
+"""What nearly every client sends, known without parsing."""
 MAX_BROKERS = 50
 MAX_DNS_SERVERS = 16
 MAX_KEEPALIVE = 86400
@@ -66,6 +69,7 @@ def _bad(what: str) -> NoReturn:
                       "Nothing was changed. Report it to the broker's operator.")
 
 
+@lru_cache(maxsize=512)  # the broker's own addresses come again and again
 def read_address(text: str) -> Address | None:
     """A literal address without zone, None when it is none."""
     try:
@@ -150,6 +154,7 @@ def read_grant(body: bytes, quirk: Quirk, request: TunnelRequest, *, server_port
 
     Raises RemoteError `bad_grant` for a tunnel that cannot be used, `protocol_error` for what is none.
     """
+    quirk = _once(quirk)
     root = _parse_reply(body, quirk)
     action = _value(root, "action", quirk)
     server, client = _only(root, "server"), _only(root, "client")
@@ -166,6 +171,18 @@ def read_grant(body: bytes, quirk: Quirk, request: TunnelRequest, *, server_port
         prefix=_prefix(client, quirk), dns_servers=_dns_servers(client, quirk),
         keepalive=_read_keepalive(root, quirk, request, 4 if grant_mode == "v4v6" else 6),
         lifetime=_lifetime(root, quirk))
+
+
+def _once(quirk: Quirk) -> Quirk:
+    """A broker's style is one tolerance per message, however many addresses show it."""
+    seen: set[str] = set()
+
+    def note(name: str) -> None:
+        if name not in seen:
+            seen.add(name)
+            quirk(name)
+
+    return note
 
 
 def _parse_reply(body: bytes, quirk: Quirk) -> Element:
@@ -346,6 +363,8 @@ def _ignore(_name: str) -> None:
 
 def read_client(body: bytes) -> ClientMessage:
     """What a client's tunnel element asks. Lenient in form (tsp-protocol.md section 12 row 8). Raises Refusal with the status to answer."""
+    if body == ACCEPT_BODY:
+        return ClientMessage("accept")
     try:
         root = parse(body, _ignore)
     except XmlError as error:

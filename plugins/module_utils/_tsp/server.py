@@ -230,9 +230,7 @@ class TspServer:
             self._reader.feed(data)
             while self.state not in (states.FINISHED, states.CLOSED) or self._udp is not None:
                 split = self._mechanism.split if self.state == states.AUTHENTICATING and self._mechanism is not None else None
-                frame = self._reader.next(split=split)
-                if frame is None and final:
-                    frame = self._reader.next(split=split, final=True)
+                frame = self._reader.next(split=split, final=final)
                 if frame is None:
                     break
                 self._messages += 1

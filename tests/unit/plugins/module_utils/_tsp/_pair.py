@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 import random
 from dataclasses import dataclass, field, replace
@@ -20,25 +19,11 @@ from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.lease import
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.messages import Refusal
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.request import TunnelRequest
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.server import ServerConfig, ServerSession, TspServer
+from ansible_collections.tunnelbroker.tsp.tests.unit.plugins.module_utils._tsp._accounts import FakeAccount
 
 CLIENT_V4 = IPv4Address("192.0.2.1")
 SERVER_V4 = IPv4Address("192.0.2.254")
 PEER = ("192.0.2.1", 40000)
-
-
-@dataclass
-class FakeAccount:
-    """An account whose secret is its password."""
-
-    username: str = "alice"
-    password: str | None = "secret1"
-    enabled: bool = True
-
-    def verify(self, password: str) -> bool:
-        return self.password == password
-
-    def ha1(self, realm: str) -> bytes | None:
-        return hashlib.md5(f"{self.username}:{realm}:{self.password}".encode(), usedforsecurity=False).digest()
 
 
 def seeded(seed: int = 0) -> Callable[[int], bytes]:
@@ -64,7 +49,7 @@ class FakeBackend:
 
     def __init__(self, *, tunnels: str = "V6V4 V6UDPV4 V4V6", auths: str = "ANONYMOUS PLAIN DIGEST-MD5 PASSDSS-3DES-1") -> None:
         self.offer = frozenset(tunnels.split()), frozenset(auths.split())
-        self.accounts = {"alice": FakeAccount()}
+        self.accounts = {"alice": FakeAccount("alice", "secret1")}
         self.calls: list[str] = []
         self.refusals: dict[str, Refusal] = {}
         self.redirects: dict[str, tuple[BrokerAddress, ...]] = {}
