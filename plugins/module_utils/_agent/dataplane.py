@@ -29,19 +29,18 @@ IP_MTU = 14
 IP_MTU_DISCOVER = 10
 PMTUDISC_DONT, PMTUDISC_DO = 0, 2
 BUFFER = 1 << 20
-REFUSED = (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EPERM, errno.EINVAL)
 
 
 class DataPlane:
     """Moves packets while a socket is attached; without one, what the kernel sends into the device is dropped and counted.
 
-    on_echo(echo): an echo reply to one of our own keepalives (identifier ours) came; it does not reach the device.
+    on_echo(echo): an echo reply with our identifier came; True when it answers one of our keepalives and shall not reach the device.
     on_trouble(OSError): the network reports that the broker is unreachable.
     counters: packets_out, packets_in, bytes_out, bytes_in, too_big, dropped_out_<why>, dropped_in_<why>.
     """
 
     def __init__(self, tun: int, screen: Screen, mtu: int, broker: IPv6Address, identifier: int,
-                 on_echo: Callable[[icmp6.Echo], None], on_trouble: Callable[[OSError], None]) -> None:
+                 on_echo: Callable[[icmp6.Echo], bool], on_trouble: Callable[[OSError], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._tun = tun
         self._screen = screen
@@ -187,11 +186,11 @@ class DataPlane:
             if packet[6] == icmp6.ICMPV6 and len(packet) >= 48 and packet[40] == icmp6.ECHO_REPLY and \
                     packet[44] << 8 | packet[45] == self._identifier:
                 echo = icmp6.parse_echo(packet)
-                if echo is not None:
-                    self._on_echo(echo)
+                if echo is None:
+                    counters[f"dropped_in_{MALFORMED}"] += 1
                     continue
-                counters[f"dropped_in_{MALFORMED}"] += 1
-                continue
+                if self._on_echo(echo):
+                    continue
             self._in(packet)
             counters["packets_in"] += 1
             counters["bytes_in"] += len(packet)

@@ -21,6 +21,7 @@ NAT_SAFE_INTERVAL = 25.0
 """Seconds. Many NATs forget an idle UDP flow after 30, so over UDP we ping at least this often whatever the broker says."""
 MISSES = 3
 WAIT = 5.0
+TROUBLED_WAIT = 1.0
 JITTER = 0.1
 """A fleet must not ping in step: each interval is shortened by up to this share, never lengthened (the NAT would not wait)."""
 
@@ -87,6 +88,12 @@ class Keepalive:
         if not self._waiting and not self._lost:
             self._sent = self._received = False
             self._due = now
+
+    def trouble(self, now: float) -> None:
+        """The network says that the broker is unreachable: look at once, and do not wait long for the answer."""
+        self.probe(now)
+        if self._waiting:
+            self._due = min(self._due, now + TROUBLED_WAIT)
 
     def next_timer(self) -> float | None:
         """When to call handle_timer; None once lost."""

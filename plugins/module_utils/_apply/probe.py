@@ -54,12 +54,12 @@ def ping(probe: Probe) -> ProbeResult:
             sequence += 1
             try:
                 if handle is None:
-                    handle = _open(probe)
+                    handle = open_socket(probe)
                 started = time.monotonic()
-                handle.send(_request(probe, sequence, token))
+                handle.send(echo_request(handle, sequence, token))
                 sent += 1
                 reason = "no reply"
-                if _await(handle, probe, sequence, token, min(started + SPACING, until)):
+                if _await(handle, sequence, token, min(started + SPACING, until)):
                     trips.append((time.monotonic() - started) * 1000)
             except PermissionError:
                 return ProbeResult(False, probe.address, None, sent, len(trips), "this user may not send pings (run with become: true)")
@@ -91,7 +91,8 @@ def explain(probe: Probe) -> str:
         return "nothing (it has no status file, so it did not start)."
 
 
-def _open(probe: Probe) -> socket.socket:
+def open_socket(probe: Probe) -> socket.socket:
+    """A connected, non-blocking raw or ping socket for echo requests to probe.address. Raises OSError."""
     version = ip_address(probe.address).version
     family = socket.AF_INET6 if version == 6 else socket.AF_INET
     _request_kind, reply, protocol = KINDS[version]
@@ -116,9 +117,9 @@ def _open(probe: Probe) -> socket.socket:
     return handle
 
 
-def _request(probe: Probe, sequence: int, token: bytes) -> bytes:
-    """An echo request. The kernel fills in the ICMPv6 checksum, which needs the source address; ours is the one for IPv4."""
-    version = ip_address(probe.address).version
+def echo_request(handle: socket.socket, sequence: int, token: bytes) -> bytes:
+    """An echo request for such a socket. The kernel fills in the ICMPv6 checksum, which needs the source; ours is IPv4's."""
+    version = 4 if handle.family == socket.AF_INET else 6
     kind = KINDS[version][0]
     body = struct.pack("!HH", int.from_bytes(token[:2], "big"), sequence & 0xFFFF) + token
     total = 0
@@ -127,18 +128,22 @@ def _request(probe: Probe, sequence: int, token: bytes) -> bytes:
     return struct.pack("!BBH", kind, 0, total) + body
 
 
-def _await(handle: socket.socket, probe: Probe, sequence: int, token: bytes, until: float) -> bool:
-    """Whether the reply to this request came in time. Replies to others share a raw socket: the token tells ours."""
-    reply = KINDS[ip_address(probe.address).version][1]
+def reply_sequence(handle: socket.socket, data: bytes, token: bytes) -> int | None:
+    """The sequence of an echo reply to one of our requests, None for anything else: others share a raw socket, the token tells ours."""
+    version = 4 if handle.family == socket.AF_INET else 6
+    if handle.type == socket.SOCK_RAW and version == 4 and data:
+        data = data[(data[0] & 0x0F) * 4:]
+    if len(data) < 8 + len(token) or data[0] != KINDS[version][1] or data[8:8 + len(token)] != token:
+        return None
+    return int.from_bytes(data[6:8], "big")
+
+
+def _await(handle: socket.socket, sequence: int, token: bytes, until: float) -> bool:
     while True:
         left = until - time.monotonic()
         if left <= 0 or not select.select([handle], [], [], left)[0]:
             return False
-        data = handle.recv(2048)
-        if handle.type == socket.SOCK_RAW and handle.family == socket.AF_INET:
-            data = data[(data[0] & 0x0F) * 4:]
-        if len(data) >= 8 + len(token) and data[0] == reply and data[8:8 + len(token)] == token and \
-                struct.unpack_from("!H", data, 6)[0] == sequence & 0xFFFF:
+        if reply_sequence(handle, handle.recv(2048), token) == sequence & 0xFFFF:
             return True
 
 

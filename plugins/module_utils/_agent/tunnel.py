@@ -1,0 +1,204 @@
+# Copyright (c) 2026, The tunnelbroker.tsp authors
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+
+"""One tunnel on this host: device, link and, over UDP, data plane. The modes differ here and nowhere else in the agent."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from ipaddress import IPv6Address, IPv6Network
+from typing import Any
+
+from .._apply.plan import Probe
+from .._apply.probe import echo_request, open_socket, reply_sequence
+from .._module.plan import TSP_PORT, tunnel_plan
+from .._tsp.errors import NetworkError
+from .._tsp.lease import Lease
+from . import icmp6
+from .config import AgentConfig
+from .dataplane import DataPlane
+from .link import Kernel, Link, make_plan
+from .screen import Screen
+from .tun import TunDevice
+
+Reply = Callable[[int], bool]
+
+
+class Tunnel:
+    """Up for one lease at a time; another lease replaces it, keeping the device where the kind of tunnel is the same.
+
+    on_reply(sequence): a keepalive was answered; returns whether we were waiting for it. on_trouble: the broker is unreachable.
+    """
+
+    def __init__(self, config: AgentConfig, kernel: Kernel, open_device: Callable[[str], TunDevice], on_reply: Reply,
+                 on_trouble: Callable[[OSError], None]) -> None:
+        self._config = config
+        self._open_device = open_device
+        self._on_reply = on_reply
+        self._on_trouble = on_trouble
+        self._link = Link(kernel, config.runtime_file("undo.json"))
+        self._device: TunDevice | None = None
+        self._plane: DataPlane | None = None
+        self._pinger: _Pinger | None = None
+        self._identifier = int.from_bytes(os.urandom(2), "big")
+        self._addresses: tuple[IPv6Address, IPv6Address] | None = None
+        self.numbers: dict[str, Any] | None = None
+
+    def recover(self) -> bool:
+        """Clean up after an agent that was killed. Raises LocalError `device_taken`."""
+        return self._link.recover(self._config.device, self._config.name)
+
+    def up(self, lease: Lease, sock: socket.socket | None) -> list[str]:
+        """Set up for `lease`; returns the commands that were needed. sock: the connected UDP socket with v6udpv4; ours from here on.
+
+        Raises ApplyError, LocalError; then the tunnel is down and nothing is left.
+        """
+        link = self._config.link
+        try:
+            numbers = tunnel_plan(lease, lan_interfaces=list(link.lan_interfaces), mtu=link.mtu, link_mtu=link.link_mtu)
+            plan = make_plan(numbers, link, self._config.device, self._config.name)
+            if self._link.plan is not None and self._link.plan.device_key != plan.device_key:
+                self.down()
+            if plan.kind == "tun":
+                if self._device is None:
+                    self._device = self._open_device(self._config.device)
+                self._attach(lease, numbers, sock)
+                sock = None
+            done = self._link.apply(plan)
+            self.numbers = numbers
+            if plan.kind != "tun":
+                self._pinger = self._pinger or _Pinger(self._on_reply, self._on_trouble)
+                self._pinger.open(Probe(numbers["probe"], source=numbers["address"], interface=self._config.device))
+            return done
+        except BaseException:
+            self.down()
+            raise
+        finally:
+            if sock is not None:
+                sock.close()
+
+    def ping(self, sequence: int) -> None:
+        """Send a keepalive."""
+        if self._plane is not None and self._addresses is not None:
+            self._plane.send(icmp6.echo_request(*self._addresses, self._identifier, sequence, b"tunnelbroker.tsp"))
+        elif self._pinger is not None:
+            self._pinger.ping(sequence)
+
+    def traffic(self) -> tuple[int, int]:
+        """Packets out and in since the device exists, keepalives not counted where we can tell."""
+        if self._plane is not None:
+            return self._plane.counters["packets_out"], self._plane.counters["packets_in"]
+        # The kernel counts our pings as well, so its numbers cannot tell user traffic: ping always.
+        return 0, 0
+
+    def counters(self) -> dict[str, int]:
+        """For the status file."""
+        return {} if self._plane is None else dict(sorted(self._plane.counters.items()))
+
+    def disconnect(self) -> None:
+        """Give the UDP port up for a new negotiation, keep the device."""
+        if self._plane is not None:
+            self._plane.detach()
+
+    def down(self) -> list[str]:
+        """Take everything away: link, then device."""
+        done = self._link.remove()
+        if self._plane is not None:
+            self._plane.close()
+            self._plane = None
+        if self._pinger is not None:
+            self._pinger.close()
+            self._pinger = None
+        if self._device is not None:
+            self._device.close()
+            self._device = None
+        self.numbers = None
+        return done
+
+    def _attach(self, lease: Lease, numbers: dict[str, Any], sock: socket.socket | None) -> None:
+        assert sock is not None and self._device is not None
+        grant = lease.grant
+        address, peer, target = (IPv6Address(numbers[key]) for key in ("address", "peer", "probe"))
+        prefix = grant.prefix if isinstance(grant.prefix, IPv6Network) else None
+        screen = Screen(address, prefix)
+        if self._plane is None:
+            self._plane = DataPlane(self._device.fd, screen, numbers["mtu"], peer, self._identifier, self._echo, self._on_trouble)
+        else:
+            self._plane.renew(screen, numbers["mtu"], peer)
+        self._addresses = (address, target)
+        self._plane.attach(sock)
+
+    def _echo(self, echo: icmp6.Echo) -> bool:
+        if self._addresses is None or (echo.destination, echo.source) != self._addresses:
+            return False
+        return self._on_reply(echo.sequence)
+
+
+def stored_socket(config: AgentConfig, lease: Lease) -> socket.socket:
+    """The UDP socket that a stored v6udpv4 lease was negotiated over, opened again: same local port, same broker.
+
+    Raises NetworkError `port_lost` when the port is somebody else's by now, or the broker cannot be reached at all.
+    """
+    grant = lease.grant
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        sock.setblocking(False)
+        if config.options.source_interface:
+            sock.setsockopt(socket.SOL_SOCKET, getattr(socket, "SO_BINDTODEVICE", 25), config.options.source_interface.encode() + b"\0")
+        sock.bind((config.options.source_address or "", grant.client.udp_port or 0))
+        sock.connect((str(grant.server.ipv4), grant.server.udp_port or TSP_PORT))
+    except OSError as exc:
+        sock.close()
+        raise NetworkError("port_lost", f"The stored lease's UDP port {grant.client.udp_port} cannot be used again: {exc.strerror}.",
+                           "The broker will be asked again.") from None
+    return sock
+
+
+class _Pinger:
+    """Echo requests through a tunnel of the kernel's own."""
+
+    def __init__(self, on_reply: Reply, on_trouble: Callable[[OSError], None]) -> None:
+        self._on_reply = on_reply
+        self._on_trouble = on_trouble
+        self._socket: socket.socket | None = None
+        self._token = os.urandom(16)
+        self._loop = asyncio.get_running_loop()
+
+    def open(self, probe: Probe) -> None:
+        self.close()
+        try:
+            self._socket = open_socket(probe)
+        except OSError as exc:
+            self._on_trouble(exc)
+            return
+        self._loop.add_reader(self._socket.fileno(), self._read)
+
+    def ping(self, sequence: int) -> None:
+        if self._socket is not None:
+            try:
+                self._socket.send(echo_request(self._socket, sequence, self._token))
+            except OSError as exc:
+                self._on_trouble(exc)
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._loop.remove_reader(self._socket.fileno())
+            self._socket.close()
+            self._socket = None
+
+    def _read(self) -> None:
+        if self._socket is None:
+            return
+        try:
+            sequence = reply_sequence(self._socket, self._socket.recv(2048), self._token)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as exc:
+            self._on_trouble(exc)
+            return
+        if sequence is not None:
+            self._on_reply(sequence)
