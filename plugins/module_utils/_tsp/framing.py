@@ -76,11 +76,12 @@ class Reader:
     @property
     def pending(self) -> bool:
         """Whether anything but padding lies unread."""
-        return bool(self._buffer) and bool(self._buffer.strip(_PADDING))
+        buffer = self._buffer
+        return bool(buffer) and (buffer[0] not in _PADDING or bool(buffer.strip(_PADDING)))
 
     def drop_padding(self) -> None:
         """At the end of a datagram: forget padding; a rest that is none stays."""
-        if self._buffer and not self._buffer.strip(_PADDING):
+        if self._buffer and not self.pending:
             if 0 in self._buffer:
                 self._quirk("trailing_padding")
             self.clear()
@@ -107,11 +108,12 @@ class Reader:
         buffer = self._buffer
         if split is not None and not self._statuses:
             return self._sasl(split, final)
-        size = len(buffer)
-        padding = size - len(buffer.lstrip(_PADDING))
-        if padding == size:
+        if not buffer:
             return None
-        if padding:
+        if buffer[0] in _PADDING:
+            padding = len(buffer) - len(buffer.lstrip(_PADDING))
+            if padding == len(buffer):
+                return None
             # Line ends alone are what was left of the message before.
             if buffer[:padding].strip(b"\r\n"):
                 self._held = "leading_padding"
