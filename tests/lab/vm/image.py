@@ -20,7 +20,8 @@ PROJECT = HERE.parents[2]
 SUITE = "bookworm"
 KERNEL = "linux-image-cloud-amd64"
 PACKAGES = ("python3", "python3-pytest", "python3-yaml", "iproute2", "iputils-ping", "nftables", "kmod", "procps", "util-linux", "mount")
-MODULE_FOLDERS = ("net", "drivers/net", "drivers/virtio", "drivers/block", "drivers/char/hw_random", "lib", "crypto", "arch/x86/crypto", "fs/overlayfs")
+MODULE_FOLDERS = ("net", "drivers/net", "drivers/virtio", "drivers/block", "drivers/char/hw_random", "lib", "crypto",
+                  "arch/x86/crypto", "fs/overlayfs")
 BOOT_MODULES = ("virtio_pci", "virtio_blk", "overlay")
 PROGRAMS = {"qemu-system-x86_64": "qemu-system-x86", "mmdebstrap": "mmdebstrap", "mke2fs": "e2fsprogs", "cpio": "cpio", "depmod": "kmod",
             "busybox": "busybox-static"}

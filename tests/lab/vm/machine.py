@@ -43,7 +43,8 @@ def boot(command: str, *, folder: Path, extra: Mapping[str, Path] | None = None,
         "-object", "rng-random,id=rng0,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng0", "-nic", "none",
         "-append", "console=ttyS0 quiet panic=-1 mitigations=off nokaslr tsc=unstable"]
     try:
-        done = subprocess.run(arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout, check=False)
+        done = subprocess.run(arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout,
+                              check=False)
         log = done.stdout
     except subprocess.TimeoutExpired as late:
         log = late.stdout or b""
@@ -56,7 +57,8 @@ def boot(command: str, *, folder: Path, extra: Mapping[str, Path] | None = None,
 
 def _pack(target: Path, command: str, extra: Mapping[str, Path]) -> None:
     """The checkout as git sees it (tracked and new files), the command, and `extra`; padded to what a block device wants."""
-    listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=PROJECT, capture_output=True, check=False)
+    listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=PROJECT, capture_output=True,
+                            check=False)
     if listed.returncode == 0:
         names = [name for name in listed.stdout.decode().split("\0") if name]
     else:  # a copy without its repository
