@@ -117,7 +117,7 @@ class TspClient:
         self._client_address = _check(config)
         self._old = config.version.startswith("1.")
         self._reader = Reader(self._quirk, statuses=True)
-        self._udp = RudpClient(config.rudp, int.from_bytes(config.rng(2), "big") % 1000) if config.transport == "udp" else None
+        self._udp = RudpClient(config.rudp) if config.transport == "udp" else None
         self._writes: list[bytes] = []
         self._events: deque[Event] = deque()
         self._first = b""
@@ -136,6 +136,9 @@ class TspClient:
         """Start the session: the VERSION line becomes ready to send. Call once, when the socket is connected."""
         if self.state != states.IDLE:
             raise LocalError("internal", "A TspClient is for one session: connect() was called twice.")
+        if self._udp is not None:
+            # A broker tells a new session behind an old port from a late copy by its greater time stamp (rudp.py).
+            self._udp.start_at(int(now * 1000))
         self._go("connect")
         self._say(f"VERSION={self.config.version}\r\n".encode("ascii"), now)
 
@@ -228,8 +231,9 @@ class TspClient:
             if frame is None:
                 break
             self._handle(frame, now)
-        # XML may well be on its way after a pause; a line without its end is not.
-        waits = not self.closed and self._reader.pending and not self._reader.promises_more
+        # XML may well be on its way after a pause, and half an offer must not be taken for the whole; other lines may lack their end.
+        waits = not self.closed and self._reader.pending and not self._reader.promises_more and (
+            self.state != states.WAIT_CAPABILITY or self._reader.begins_with_status)
         self._grace = now + self.config.grace if waits else None
 
     def _conclude(self, quirk: str, now: float) -> None:
@@ -473,6 +477,11 @@ class TspClient:
 
     def _fail(self, error: TspError) -> None:
         self._merge_quirks()
+        secret = self.config.credentials.password
+        if secret and secret in error.message:
+            # What a broker says is quoted in errors; after PLAIN that may be our password.
+            error.message = error.message.replace(secret, "***")
+            error.args = (error.message,)
         self._stop()
         self._go("fail")
         self._events.append(Failed(error))

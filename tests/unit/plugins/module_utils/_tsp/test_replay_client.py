@@ -60,8 +60,18 @@ QUIRKS = {
     "stub-udp-tszero": {"timestamp_changed": 4},
     "stub-udp-wrongseq": {"stray_datagram": 4},
     "stub-noka": {},
+    "stub-prefix-48": {"prefix_host_bits": 1},
+    "stub-prefix-56": {"prefix_host_bits": 1},
 }
 """Tolerances expected in the recordings of the scripted responder; none where nothing stands here (checked below)."""
+
+
+WARNINGS = {
+    "tsps-router-prefix": 1,  # no prefix, though one was asked for
+    "stub-prefix-48": 2,  # bits behind the length; without them the prefix contains the broker's end of the tunnel
+    "stub-prefix-56": 1,
+    "stub-prefix-compressed-48": 1,
+}
 
 
 def cnonce_of(session):
@@ -283,7 +293,7 @@ def test_the_grant_is_what_the_template_script_was_told(recording, session):
     if "TSP_PREFIXLEN" in env:
         assert grant.prefix is not None and grant.prefix.prefixlen == int(env["TSP_PREFIXLEN"])
         groups = env["TSP_PREFIX"].rstrip(":")
-        assert grant.prefix == ip_network(f"{groups}::/{env['TSP_PREFIXLEN']}")
+        assert grant.prefix == ip_network(f"{groups}::/{env['TSP_PREFIXLEN']}", strict=False)
     else:
         assert grant.prefix is None
     if recording.conf["keepalive"] == "no":
@@ -293,8 +303,7 @@ def test_the_grant_is_what_the_template_script_was_told(recording, session):
     else:
         assert grant.keepalive is not None and grant.keepalive.interval == 60
     assert grant.lifetime == 604800
-    warned = recording.name == "tsps-router-prefix"
-    assert bool(granted[0].warnings) is warned
+    assert len(granted[0].warnings) == WARNINGS.get(recording.name, 0), granted[0].warnings
 
 
 @pytest.mark.parametrize("recording, session", replays())
@@ -304,7 +313,7 @@ def test_only_expected_tolerances_are_counted(recording, session):
     if recording.name.startswith("tsps-"):
         quirks.pop("address_compressed", None)  # its style
     if recording.name == "stub-prefix-compressed-48":
-        assert quirks.pop("address_compressed") == 1
+        assert quirks.pop("address_compressed") >= 1
     if not replay.heard:
         assert quirks == {}
         return

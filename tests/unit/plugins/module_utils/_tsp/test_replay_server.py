@@ -441,8 +441,8 @@ CREATES = {
 def test_every_create_probe_is_covered():
     probed = {row[0][8:] for row in PROBES if row[0].startswith("create: ")}
     assert probed == set(CREATES), probed ^ set(CREATES)
-    known = ("b'", "create: ", "auth ", "plain ", "confirm: ", "seq bytes", "LE-style", "same VERSION", "dup ", "RUDP text", "VERSION after",
-             "empty RUDP", "IPv6 packet")
+    known = ("b'", "create: ", "auth ", "plain ", "confirm: ", "seq bytes", "LE-style", "same VERSION", "dup ", "RUDP text",
+             "VERSION after", "empty RUDP", "IPv6 packet")
     assert [row[0] for row in PROBES if not row[0].startswith(known)] == []
 
 
@@ -478,7 +478,8 @@ def test_probes_of_an_established_session():
     assert session.ask(with_length(b'<tunnel action="accept"></tunnel>\r\n')) == b""
     assert session.ask(b"") == b""
     assert status_of(session.ask(b"hello\r\n")) in (310, 500), "tsps echoes it"
-    assert session.ask(b"VERSION=2.0.1\r\n", 0xF00000F0, 0x11223355).startswith(b"CAPABILITY "), "a fresh session on the same port; tsps echoes"
+    fresh = session.ask(b"VERSION=2.0.1\r\n", 0xF00000F0, 0x11223355)
+    assert fresh.startswith(b"CAPABILITY "), "a fresh session on the same port; tsps echoes"
     assert not session.server.established
 
 
