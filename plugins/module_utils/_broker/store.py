@@ -87,8 +87,7 @@ class Store:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             if exclusive:
                 self._take_lock()
-            # Created with its final mode: never readable by others, not even for a moment.
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            self._create(self.path)
             self._db = sqlite3.connect(str(self.path), isolation_level=None, timeout=5.0, check_same_thread=False)
         except OSError as exc:
             self._drop_lock()
@@ -114,10 +113,25 @@ class Store:
         self._db.close()
         self._drop_lock()
 
+    def _create(self, path: Path) -> None:
+        """Make a file with its final mode: never readable by others, not even for a moment. What root makes here (`users` before the
+        first start) belongs to whom the directory belongs, for the broker runs as somebody else."""
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except FileExistsError:
+            return
+        try:
+            if os.geteuid() == 0:
+                owner = os.stat(path.parent)
+                os.fchown(handle, owner.st_uid, owner.st_gid)
+        finally:
+            os.close(handle)
+
     # ---- one broker ----
 
     def _take_lock(self) -> None:
-        handle = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._create(Path(f"{self.path}.lock"))
+        handle = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CLOEXEC)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -104,6 +104,7 @@ class Connection(asyncio.Protocol):
             self._transport.write(status_line(status.SERVER_TOO_BUSY))
             transport.close()
             return
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         adapter.connections.add(self)
         adapter.addresses[self._peer] += 1
         self._session = adapter.make_session("tcp", peer[:2], ip_address(local[0].partition("%")[0]))
