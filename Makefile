@@ -30,14 +30,14 @@ lint: $(LINT)/.stamp ## ruff, mypy, yamllint, ansible-lint (profile production),
 	$(LINT)/bin/antsibull-changelog lint
 
 sanity: build/venv-sanity-2.21/.stamp build/venv-sanity-2.16/.stamp ## ansible-test sanity on the newest and the oldest ansible-core
-	sh tests/tools/ansible_test.sh 2.21 sanity
-	sh tests/tools/ansible_test.sh 2.16 sanity
+	sh tests/tools/ansible_test.sh sanity-2.21 sanity
+	sh tests/tools/ansible_test.sh sanity-2.16 sanity
 
-units: build/venv-sanity-2.21/.stamp ## the unit tests by ansible-test
-	sh tests/tools/ansible_test.sh 2.21 units
+units: $(TEST)/.stamp | packages ## the unit tests by ansible-test
+	sh tests/tools/ansible_test.sh test units
 
-integration: build/venv-sanity-2.21/.stamp ## the integration targets by ansible-test
-	sh tests/tools/ansible_test.sh 2.21 integration
+integration: $(TEST)/.stamp | packages ## the integration targets by ansible-test
+	sh tests/tools/ansible_test.sh test integration
 
 bench: $(TEST)/.stamp ## measure; writes build/bench.json
 	$(TEST)/bin/python benchmarks/run.py

@@ -3,17 +3,17 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 #
-# ansible_test.sh SERIES COMMAND [ARGUMENT...]: ansible-test of build/venv-sanity-SERIES on a copy of the checkout.
+# ansible_test.sh NAME COMMAND [ARGUMENT...]: ansible-test of the environment build/venv-NAME on a copy of the checkout.
 #
 # ansible-test wants a real path …/ansible_collections/tunnelbroker/tsp, real interpreters in PATH (pyenv's shims confuse it), and
 # a get-pip of its own, which we bring. Its home is in build/, so that nothing of the user's is read or changed.
 set -eu
 cd "$(dirname "$0")/../.."
 root=$PWD
-series=$1 command=$2
+name=$1 command=$2
 shift 2
-env=$root/build/venv-sanity-$series
-home=$root/build/ansible-test-$series
+env=$root/build/venv-$name
+home=$root/build/ansible-test-$name
 python=$("$env/bin/python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
 mkdir -p "$home/bin" "$home/.ansible/test/cache"
