@@ -62,6 +62,10 @@ class RudpClient:
         self.failed = False
         self.timestamp_changed = False
 
+    def start_at(self, timestamp: int) -> None:
+        """The time stamp (milliseconds) of the first message, instead of timestamp_offset."""
+        self._offset = timestamp
+
     @property
     def waiting(self) -> bool:
         """Whether a message is outstanding."""
