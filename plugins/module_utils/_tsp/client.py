@@ -138,7 +138,8 @@ class TspClient:
             raise LocalError("internal", "A TspClient is for one session: connect() was called twice.")
         if self._udp is not None:
             # A broker tells a new session behind an old port from a late copy by its greater time stamp (rudp.py).
-            self._udp.start_at(int(now * 1000))
+            # Never 0, which some brokers send whatever they got.
+            self._udp.start_at(int(now * 1000) + 1)
         self._go("connect")
         self._say(f"VERSION={self.config.version}\r\n".encode("ascii"), now)
 
