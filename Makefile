@@ -16,7 +16,7 @@ PYTEST_ARGS ?= -q -n auto
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed 's/:.*## /\t/' | expand -t 16
 
-demo: $(TEST)/.stamp | packages ## a broker, a NAT, a Linux host and a router in namespaces: provision, prove, tear down
+demo: $(TEST)/.stamp broker | packages ## a broker, a NAT, a Linux host and a router in namespaces: provision, prove, tear down
 	$(TEST)/bin/python -m tests.lab demo
 
 test: $(TEST)/.stamp | packages ## every test (those in namespaces need root)
@@ -43,10 +43,10 @@ bench: $(TEST)/.stamp ## measure; writes build/bench.json
 	$(TEST)/bin/python benchmarks/run.py
 
 broker: $(TEST)/.stamp ## build dist/tsp-broker.pyz
-	$(TEST)/bin/python -m tests.tools.build broker
+	PYTHONPATH=plugins $(TEST)/bin/python -m module_utils._broker.build dist/tsp-broker.pyz
 
 agent: $(TEST)/.stamp ## build dist/tsp-agent.pyz
-	$(TEST)/bin/python -m tests.tools.build agent
+	PYTHONPATH=plugins $(TEST)/bin/python -m module_utils._agent.bundle agent dist/tsp-agent.pyz
 
 docs: $(TEST)/.stamp ## write the generated parts of docs/
 	$(TEST)/bin/python -m tests.tools.docs --write

@@ -50,7 +50,8 @@ def _expose_checkout() -> None:
 
 
 _expose_checkout()
-pytest.register_assert_rewrite("ansible_collections.tunnelbroker.tsp.tests")
+if "ansible_collections.tunnelbroker.tsp.tests" not in sys.modules:  # ansible-test looks after this itself
+    pytest.register_assert_rewrite("ansible_collections.tunnelbroker.tsp.tests")
 
 
 def _why_no_namespaces() -> str | None:

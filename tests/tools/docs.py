@@ -46,7 +46,8 @@ def broker_states() -> str:
 
 def status_codes() -> str:
     rows = ["| status | `error.code` | what it means | what to do |", "| --- | --- | --- | --- |"]
-    rows += [f"| {number} | `{row.code}` | {row.sentence} | {row.hint} |" for number, row in sorted(status.MEANINGS.items()) if number != 200]
+    rows += [f"| {number} | `{row.code}` | {row.sentence} | {row.hint} |"
+             for number, row in sorted(status.MEANINGS.items()) if number != status.SUCCESS]
     return "\n".join(rows) + "\n"
 
 
@@ -107,8 +108,12 @@ PARTS: dict[str, Callable[[], str]] = {
 
 def renew(text: str) -> str:
     """A document with its generated parts made anew. Raises KeyError for a part that nobody makes."""
-    return MARK.sub(lambda match: f"<!-- generated: {match['name']} -->\n{PARTS[match['name']]()}<!-- end of generated: {match['name']} -->\n",
-                    text)
+
+    def make(match: re.Match[str]) -> str:
+        name = match["name"]
+        return f"<!-- generated: {name} -->\n{PARTS[name]()}<!-- end of generated: {name} -->\n"
+
+    return MARK.sub(make, text)
 
 
 def main() -> int:
