@@ -454,6 +454,8 @@ class TspClient:
                 self._events.append(Failed(error))
                 return
             raise
+        if "prefix_host_bits" in self.quirks:
+            warnings += (f"The broker wrote the delegated prefix with bits behind its length; {grant.prefix} was taken.",)
         self._events.append(Granted(grant, warnings))
         if not asked:
             self._complete("grant")

@@ -99,6 +99,11 @@ class Reader:
         status = _STATUS_BEGINS.match(head)
         return head[:1] == b"<" or head[:14].lower() == b"content-length" or (status is not None and int(status[0][:-1]) > 1000)
 
+    @property
+    def begins_with_status(self) -> bool:
+        """Whether a status line lies here, perhaps without its end."""
+        return _STATUS.match(bytes(self._buffer[:MAX_LINE]).strip(_PADDING)) is not None
+
     def next(self, *, split: Callable[[bytes], int | None] | None = None, wants_xml: bool = False, final: bool = False) -> Frame | None:
         """The next complete message, None while more is needed.
 
@@ -218,7 +223,8 @@ class Reader:
         if number > 1000 or (wants_xml and 200 <= number < 300):
             return self._xml(start, end, length, number, text, quirks, final)
         if length is not None:
-            self._judge(length, len(line.rstrip(b"\0 \t")), quirks, slack=end - start - len(line.rstrip(b"\0 \t")))
+            size = len(line.rstrip(b"\0 \t"))
+            self._judge(length, size, quirks, slack=end - start - size + 2)
         self._take(end, quirks)
         return Frame(TEXT, number, text, b"", length is not None)
 
@@ -252,7 +258,7 @@ class Reader:
 
     @staticmethod
     def _judge(length: int, size: int, quirks: list[str], slack: int) -> None:
-        """Compare Content-length with what was found; the last line end may be counted or not."""
+        """Compare Content-length with what was found; the last line end may be counted or not, and so may a blank line behind it."""
         if length < size:
             quirks.append("content_length_short")
         elif length > size + slack:

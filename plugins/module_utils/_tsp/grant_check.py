@@ -28,7 +28,12 @@ def check_grant(grant: Grant, request: TunnelRequest | None, *, transport: str, 
     difference = _prefix_difference(grant, request)
     if difference and strict:
         _refuse(difference, "strict was asked for. Ask for another prefix_length, or leave strict out.")
-    return (f"{difference[0].upper()}{difference[1:]}.",) if difference else ()
+    warnings = [f"{difference[0].upper()}{difference[1:]}."] if difference else []
+    inner = grant.inner_address(grant.server)
+    if grant.prefix is not None and inner is not None and inner.version == grant.prefix.version and inner in grant.prefix:
+        # Seen with small brokers. It works as long as the host route to that address wins over the one for the prefix.
+        warnings.append(f"The delegated prefix {grant.prefix} contains the broker's end of the tunnel {inner}.")
+    return tuple(warnings)
 
 
 def _prefix_difference(grant: Grant, request: TunnelRequest) -> str:

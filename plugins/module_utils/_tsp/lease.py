@@ -54,8 +54,8 @@ class Keepalive:
 class Grant:
     """A validated info message. lifetime in seconds, None when the broker named none (tsp-protocol.md sections 4.2, 4.4).
 
-    Raises RemoteError `bad_grant`: wrong family, loopback, multicast or unspecified addresses, a delegated prefix with host bits
-    or containing the outer address of either end, a name that is not a DNS name, a number out of range.
+    Raises RemoteError `bad_grant`: wrong family, loopback, multicast or unspecified addresses, a delegated prefix containing the outer
+    address of either end, a name that is not a DNS name, a number out of range.
     """
 
     mode: str
@@ -92,9 +92,6 @@ class Grant:
             for outer in (self.outer_address(self.client), self.outer_address(self.server)):
                 if outer is not None and outer.version == self.prefix.version and outer in self.prefix:
                     _refuse(f"the delegated prefix {self.prefix} contains the tunnel's own outer endpoint {outer}")
-            inner = self.inner_address(self.server)
-            if inner is not None and inner in self.prefix:
-                _refuse(f"the delegated prefix {self.prefix} contains the broker's end of the tunnel {inner}")
         for name in self.dns_servers:
             if not DNS_NAME.match(name):
                 _refuse("a DNS server's name is not a DNS name")

@@ -282,10 +282,10 @@ def _prefix(client: Element, quirk: Quirk) -> Network | None:
         if length is None or length > address.max_prefixlen:
             _bad("the delegated prefix has no usable length")
         _note_form(text, address, quirk)
-        try:
-            found.add(ip_network((address, length)))
-        except ValueError:
-            _bad(f"the delegated prefix {address}/{length} has bits behind its length")
+        prefix = ip_network((address, length), strict=False)
+        if prefix.network_address != address:
+            quirk("prefix_host_bits")
+        found.add(prefix)
     if len(found) > 1:
         _bad("there are two delegated prefixes")
     return found.pop() if found else None

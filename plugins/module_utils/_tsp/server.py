@@ -180,9 +180,12 @@ class TspServer:
             else:
                 self._grace = None
             return
-        text = self._udp.receive(data, now, opens=data[HEADER_SIZE:HEADER_SIZE + 8].upper() == b"VERSION=")
+        opens = data[HEADER_SIZE:HEADER_SIZE + 8].upper() == b"VERSION="
+        text = self._udp.receive(data, now, opens=opens)
         if text is None:
             return
+        if opens:
+            self._mechanism = None  # a client that begins again in the middle of its authentication: this is no SASL message
         self._idle = now + self.config.idle_timeout
         if self._pending and not text.strip(_PADDING):
             self._said.append(self._pending)
