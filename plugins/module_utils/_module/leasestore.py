@@ -102,7 +102,9 @@ class Reservation:
             if os.path.isdir(path):
                 raise IsADirectoryError(None, "it is a folder")
             folder, base = os.path.split(os.path.abspath(path))
-            os.makedirs(folder, mode=FOLDER_MODE, exist_ok=True)
+            if not os.path.isdir(folder):
+                os.makedirs(folder, exist_ok=True)
+                os.chmod(folder, FOLDER_MODE)  # whatever the umask: facts.d is read by everybody who gathers facts
             _remove_leftovers(folder, base)
             self._handle, self._temporary = tempfile.mkstemp(prefix=f".{base}.", suffix=".tmp", dir=folder)
             os.fchmod(self._handle, _mode_of(path) if mode is None else mode)
