@@ -54,7 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with Lock(config.runtime_file("pid")):
             _set_up_log(log, config, arguments.foreground)
-            asyncio.run(_serve(config, log, starter))
+            try:
+                asyncio.run(_serve(config, log, starter))
+            finally:
+                _remove(config, "status.json", "status.json.new")
+        _remove(config, "log", "log.1")
     except TspError as exc:
         log.error("%s", exc)
         starter.failed(f"{PROGRAM}: {exc}")
@@ -64,7 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         starter.failed(f"{PROGRAM}: a defect of the agent: {type(exc).__name__}: {exc}")
         return 1
     finally:
-        _clean_up(config)
+        try:
+            os.rmdir(config.runtime_dir)
+        except OSError:
+            pass  # another tunnel's agent has its files there, or something of ours has to stay
     return 0
 
 
@@ -100,19 +107,12 @@ def _set_up_log(log: logging.Logger, config: AgentConfig, foreground: bool) -> N
     log.propagate = False
 
 
-def _clean_up(config: AgentConfig) -> None:
-    """Leave nothing in the runtime directory, but the undo file when something could not be undone."""
-    for handler in list(logging.getLogger(PROGRAM).handlers):
-        handler.close()
-    for suffix in ("status.json", "status.json.new", "log", "log.1"):
+def _remove(config: AgentConfig, *suffixes: str) -> None:
+    for suffix in suffixes:
         try:
             os.unlink(config.runtime_file(suffix))
         except OSError:
             pass
-    try:
-        os.rmdir(config.runtime_dir)
-    except OSError:
-        pass  # another tunnel's agent has its files there, or it is somebody else's directory
 
 
 def _check(config: AgentConfig) -> int:

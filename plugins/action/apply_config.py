@@ -1,0 +1,76 @@
+# Copyright (c) 2026, The tunnelbroker.tsp authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The controller's half of apply_config: names files of the controller by their checksum, and copies those that the host lacks."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleError
+from ansible.plugins.action import ActionBase
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.plain import plain
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.results import failure
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.errors import LocalError
+
+MODULE = "tunnelbroker.tsp.apply_config"
+
+
+class ActionModule(ActionBase):
+    """See plugins/modules/apply_config.py for the documentation."""
+
+    TRANSFERS_FILES = True
+    _supports_check_mode = True
+    _supports_async = False
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        args = dict(self._task.args)
+        try:
+            files, sources = self._files(args)
+        except LocalError as exc:
+            return {**result, **failure(exc)}
+        if sources:
+            args["files"] = files
+        answer = self._execute_module(module_name=MODULE, module_args=args, task_vars=task_vars)
+        need = answer.pop("need", [])
+        if need and not answer.get("failed"):
+            args["files"] = self._copy(files, {path: sources[path] for path in need if path in sources})
+            answer = self._execute_module(module_name=MODULE, module_args=args, task_vars=task_vars)
+            answer.pop("need", None)
+        result.update(answer)
+        return result
+
+    def _files(self, args: dict[str, Any]) -> tuple[list[Any], dict[str, Path]]:
+        """The option files with each src replaced by its checksum; and path on the host -> file here. Raises LocalError."""
+        files: list[Any] = []
+        sources: dict[str, Path] = {}
+        given = args.get("files") or []
+        for item in given if isinstance(given, list) else []:
+            if isinstance(item, dict) and item.get("src") and args.get("state", "present") != "absent":
+                src, path = str(plain(item["src"])), str(plain(item.get("path")))
+                try:
+                    local = Path(self._loader.get_real_file(self._find_needle("files", src)))
+                    checksum = sha256(local.read_bytes()).hexdigest()
+                except (AnsibleError, OSError) as exc:
+                    raise LocalError("src_unreadable", f"src {src} cannot be read: {plain(str(exc))}",
+                                     "Name a file on the controller.") from None
+                sources[path] = local
+                item = {**{key: value for key, value in item.items() if key != "src"}, "checksum": checksum}
+            files.append(item)
+        return files, sources
+
+    def _copy(self, files: list[Any], sources: dict[str, Path]) -> list[Any]:
+        """Copy these to the temporary folder of the connection; the option files saying where they are."""
+        folder = self._connection._shell.tmpdir or self._make_tmp_path()
+        there: dict[str, str] = {}
+        for number, (path, local) in enumerate(sources.items()):
+            remote = self._connection._shell.join_path(folder, f"file-{number}")
+            self._transfer_file(str(local), remote)
+            there[path] = remote
+        self._fixup_perms2([folder, *there.values()])
+        return [{**item, "src": there[str(item["path"])]} if isinstance(item, dict) and str(item.get("path")) in there else item
+                for item in files]

@@ -1,0 +1,140 @@
+# Copyright (c) 2026, The tunnelbroker.tsp authors
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+
+"""The task `apply_config`: from parameters to a plan, and from an outcome to a result.
+
+Files of the controller come in two phases. First they are named with their checksum alone; where one is not on the host already,
+the answer lists it in `need` and nothing is done. Then the action plugin copies exactly those and asks again, with `src` saying
+where they are now. So a settled host costs one call and no copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import Any
+
+from .._tsp.errors import LocalError
+from .plan import MANAGERS, Command, Directory, FileChange, Plan, Probe, Service
+from .probe import ping
+from .runner import HostRunner, Runner
+from .service import manager_for
+from .transaction import STATE_DIR, Prober, apply, to_result
+
+COMMAND_OPTIONS: dict[str, Any] = {
+    "argv": {"type": "list", "elements": "str", "required": True},
+    "undo": {"type": "list", "elements": "str"},
+    "unless": {"type": "list", "elements": "str"},
+    "timeout": {"type": "float", "default": 60.0},
+}
+SPEC: dict[str, Any] = {
+    "name": {"type": "str", "required": True},
+    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "files": {"type": "list", "elements": "dict", "default": [], "options": {
+        "path": {"type": "path", "required": True},
+        "content": {"type": "str"},
+        "src": {"type": "path"},
+        "secret_content": {"type": "str", "no_log": True},
+        "checksum": {"type": "str"},
+        "mode": {"type": "str", "default": "0644"},
+        "owner": {"type": "str"},
+        "group": {"type": "str"},
+        "only_with": {"type": "str", "choices": ["systemd", "none"]},
+    }, "mutually_exclusive": [("content", "src", "secret_content"), ("content", "checksum", "secret_content")]},
+    "absent_files": {"type": "list", "elements": "path", "default": []},
+    "directories": {"type": "list", "elements": "dict", "default": [], "options": {
+        "path": {"type": "path", "required": True},
+        "mode": {"type": "str", "default": "0755"},
+    }},
+    "stop": {"type": "list", "elements": "dict", "default": [], "options": COMMAND_OPTIONS},
+    "start": {"type": "list", "elements": "dict", "default": [], "options": COMMAND_OPTIONS},
+    "service": {"type": "dict", "options": {
+        "name": {"type": "str", "required": True},
+        "manager": {"type": "str", "choices": list(MANAGERS), "default": "auto"},
+        "argv": {"type": "list", "elements": "str", "default": []},
+        "pid_file": {"type": "path"},
+        "timeout": {"type": "float", "default": 30.0},
+    }},
+    "probe": {"type": "dict", "options": {
+        "address": {"type": "str", "required": True},
+        "source": {"type": "str"},
+        "interface": {"type": "str"},
+        "count": {"type": "int", "default": 1},
+        "timeout": {"type": "float", "default": 15.0},
+        "status_file": {"type": "path"},
+    }},
+    "state_dir": {"type": "path", "default": STATE_DIR},
+}
+
+
+def run(params: dict[str, Any], *, check_mode: bool = False, runner: Runner | None = None, prober: Prober = ping) -> dict[str, Any]:
+    """Do the task. Raises TspError. The result: changed, steps, diff, proof, recovered; or changed and need."""
+    runner = runner or HostRunner()
+    present = params["state"] == "present"
+    need: list[str] = []
+    service, probe = _service(params["service"]), params["probe"]
+    kind = None if service is None else manager_for(service, runner).kind
+    files = [_file(item, present, runner, need) for item in params["files"]
+             if not present or item.get("only_with") in (None, kind)]
+    files += [FileChange(path, None) for path in params["absent_files"]]
+    if need:
+        return {"changed": True, "need": need, "steps": [], "diff": [], "proof": None, "recovered": False}
+    plan = Plan(
+        name=params["name"], present=present,
+        directories=tuple(Directory(item["path"], _mode(item["mode"], item["path"])) for item in params["directories"]),
+        files=tuple(files), stop=_commands(params["stop"]), start=_commands(params["start"]),
+        service=service, probe=None if probe is None else Probe(
+            probe["address"], probe["source"] or None, probe["interface"] or None, probe["count"], probe["timeout"],
+            probe["status_file"] or None))
+    if not params["state_dir"].startswith("/"):
+        raise LocalError("invalid_plan", f"state_dir {params['state_dir']!r} is not an absolute path.", "")
+    return to_result(apply(plan, runner, prober, state_dir=params["state_dir"], check=check_mode))
+
+
+def _service(item: dict[str, Any] | None) -> Service | None:
+    if item is None:
+        return None
+    return Service(item["name"], item["manager"], tuple(item["argv"]), item["pid_file"] or None, item["timeout"])
+
+
+def _file(item: dict[str, Any], present: bool, runner: Runner, need: list[str]) -> FileChange:
+    path, secret = item["path"], item.get("secret_content")
+    mode = _mode(item["mode"], path)
+    content: bytes | None = None
+    if present:
+        if secret is not None:
+            content = secret.encode("utf-8")
+        elif item.get("content") is not None:
+            content = item["content"].encode("utf-8")
+        elif item.get("checksum"):
+            content = _from_controller(item, runner, need)
+        else:
+            raise LocalError("invalid_plan", f"{path} has no content.", "Give content, src or secret_content, or name it in absent_files.")
+    return FileChange(path, content, mode, item.get("owner"), item.get("group"), secret=secret is not None)
+
+
+def _from_controller(item: dict[str, Any], runner: Runner, need: list[str]) -> bytes:
+    path = item["path"]
+    found = runner.read(item["src"] if item.get("src") else path)
+    if found is not None and sha256(found.content).hexdigest() == item["checksum"]:
+        return found.content
+    if item.get("src"):
+        raise LocalError("copy_damaged", f"The copy of {path} did not arrive as it was sent.", "Run the task again.")
+    need.append(path)
+    return b""
+
+
+def _commands(items: Sequence[dict[str, Any]]) -> tuple[Command, ...]:
+    return tuple(Command(tuple(item["argv"]), tuple(item["undo"]) if item.get("undo") else None,
+                         tuple(item["unless"]) if item.get("unless") else None, item["timeout"]) for item in items)
+
+
+def _mode(text: str, path: str) -> int:
+    try:
+        value = int(text, 8)
+    except ValueError:
+        value = -1
+    if not 0 <= value <= 0o7777:
+        raise LocalError("invalid_plan", f"The mode {text!r} of {path} is not an octal number.", "Write it as text, for example '0644'.")
+    return value
