@@ -69,6 +69,11 @@ class NetmikoDevice:
         self._login = login
         self._session = _connect(login)
         self._prompt = self._exec_prompt()
+        try:
+            self._enable()
+        except BaseException:
+            self.close()
+            raise
 
     def running(self) -> str:
         return self.ask("show running-config", max(self._login.timeout, 60.0))
@@ -104,10 +109,35 @@ class NetmikoDevice:
             raise Refused(0, "write memory", complaint(answer) or " ".join(answer.split()) or "no [OK]")
 
     def close(self) -> None:
+        # netmiko's own farewell looks for a prompt first, which a session that broke or hangs at a question does not have.
+        self._session.cleanup = lambda *_command: None
+        try:
+            self._session.write_channel("exit\n")
+        except (OSError, NetmikoBaseException, SSHException):
+            pass  # nobody is there to say it to
         try:
             self._session.disconnect()
         except (OSError, NetmikoBaseException, SSHException):
             pass  # it is over either way
+
+    def _enable(self) -> None:
+        """Raise the privileges where the login did not. The secret is sent once: a wrong one is not repeated."""
+        name = re.escape(self._session.base_prompt)
+        prompt = re.compile(rf"(?:^|\n){name}\S*[#>]\s?\Z")
+        asked_or_prompt = re.compile(rf"(?:^|\n)(?:[Pp]assword: ?|{name}\S*[#>]\s?)\Z")
+        try:
+            if self._talk("", prompt, self._login.timeout, keep_prompt=True).rstrip().endswith("#"):
+                return
+            answer = self._talk("enable", asked_or_prompt, self._login.timeout, keep_prompt=True)
+            if answer.rstrip().endswith(":"):
+                self._session.write_channel((self._login.secret or "") + "\n")
+                answer = self._talk(None, asked_or_prompt, self._login.timeout, keep_prompt=True)
+        except Lost as exc:
+            raise NetworkError("session_lost", f"The session to the device broke ({exc.reason}). Nothing had been entered.",
+                               "Run the play again.") from None
+        if not answer.rstrip().endswith("#"):
+            raise LocalError("enable_failed", f"{self._login.where} did not let us enable.",
+                             "Set ansible_become_password to its enable secret.")
 
     def _exec_prompt(self) -> re.Pattern[str]:
         return re.compile(rf"(?:^|\n){re.escape(self._session.base_prompt)}\S*#\s?\Z")
@@ -118,14 +148,15 @@ class NetmikoDevice:
         self._session.base_prompt = answer.split("\n")[-1].strip().rstrip("#")[:16]
         self._prompt = self._exec_prompt()
 
-    def _talk(self, line: str, until: re.Pattern[str], timeout: float, *, questions: bool = False, agree: bool = False,
+    def _talk(self, line: str | None, until: re.Pattern[str], timeout: float, *, questions: bool = False, agree: bool = False,
               keep_prompt: bool = False) -> str:
-        """Send a line and read up to the prompt. Returns what came between the line's echo and the prompt.
+        """Send a line (None: only listen) and read up to the prompt. Returns what came between the line's echo and the prompt.
 
         A question of the device (`[confirm]`) is answered with Enter if we `agree`, else with no, and is part of the answer.
         """
         try:
-            self._session.write_channel(line + "\n")
+            if line is not None:
+                self._session.write_channel(line + "\n")
             seen, answered, deadline = "", 0, time.monotonic() + timeout
             while True:
                 seen += self._session.read_channel()
@@ -166,7 +197,7 @@ def complaint(answer: str) -> str:
 def _connect(login: Login) -> Any:
     arguments: dict[str, Any] = {
         "device_type": login.platform, "host": login.host, "port": login.port, "username": login.username, "password": login.password,
-        "secret": login.secret or "", "conn_timeout": login.timeout, "auth_timeout": login.timeout, "banner_timeout": login.timeout,
+        "conn_timeout": login.timeout, "auth_timeout": login.timeout, "banner_timeout": login.timeout,
         "ssh_strict": login.check_host_key, "system_host_keys": login.check_host_key,
     }
     if login.key_file:
@@ -177,19 +208,9 @@ def _connect(login: Login) -> Any:
             raise LocalError("known_hosts_missing", f"The known_hosts file {login.known_hosts} is not there.", "Name an existing file.")
         arguments.update(alt_host_keys=True, alt_key_file=str(path))
     try:
-        session = netmiko.ConnectHandler(**arguments)
+        return netmiko.ConnectHandler(**arguments)
     except (OSError, ValueError, EOFError, SSHException, NetmikoBaseException) as exc:
         raise _failure(exc, login) from None
-    try:
-        if not session.check_enable_mode():
-            session.enable()
-    except ValueError:
-        session.disconnect()
-        raise LocalError("enable_failed", f"{login.where} did not let us enable.",
-                         "Set ansible_become_password to its enable secret.") from None
-    except (OSError, EOFError, SSHException, NetmikoBaseException) as exc:
-        raise _failure(exc, login) from None
-    return session
 
 
 def _failure(exc: Exception, login: Login) -> TspError:

@@ -178,7 +178,10 @@ class Config:
                 closing = "^C" if "^C" in raw else raw.split()[2][0]
                 continue
             if re.match(r"(line|control-plane)\b", raw):
-                config.opaque.append(raw + "\n")
+                if config.opaque and config.opaque[-1].startswith(raw.split()[0]):
+                    config.opaque[-1] += raw + "\n"
+                else:
+                    config.opaque.append(raw + "\n")
                 section = None
                 continue
             if not line or line[0] == "!" or line == "end" or line.startswith(("service ", "version ")):

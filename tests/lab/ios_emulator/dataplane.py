@@ -17,7 +17,7 @@ import asyncio
 import os
 import socket
 import struct
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING
 
 from . import packets, routes
@@ -103,13 +103,14 @@ class Dataplane:
                 data, peer = raw.recvfrom(65535)
             except OSError:
                 return
-            outer: Address = ip_address(peer[0].partition("%")[0])
-            inner = data[(data[0] & 15) * 4:] if version == 4 else data
-            self._arrived(outer, inner)
+            source: Address = ip_address(peer[0].partition("%")[0])
+            # An IPv4 raw socket sees the outer header, an IPv6 one does not.
+            local = IPv4Address(data[16:20]) if version == 4 else None
+            self._arrived(source, local, data[(data[0] & 15) * 4:] if version == 4 else data)
 
-    def _arrived(self, outer: Address, inner: bytes) -> None:
+    def _arrived(self, source: Address, local: Address | None, inner: bytes) -> None:
         config = self._device.config
-        ends = next((t for t in routes.tunnels(config) if t.destination == outer), None)
+        ends = next((t for t in routes.tunnels(config) if t.destination == source and local in (None, t.source)), None)
         echo = packets.parse(inner)
         if ends is None or echo is None or not routes.own(config, echo.destination):
             return

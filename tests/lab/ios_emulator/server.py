@@ -16,8 +16,15 @@ from .session import Closed, Cut, Session
 
 
 class _Login(asyncssh.SSHServer):
-    def __init__(self, device: Device) -> None:
-        self._device = device
+    def __init__(self, device: Device, open_connections: set[asyncssh.SSHServerConnection]) -> None:
+        self._device, self._open = device, open_connections
+
+    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        self._connection = conn
+        self._open.add(conn)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._open.discard(self._connection)
 
     def begin_auth(self, username: str) -> bool:
         return True
@@ -117,6 +124,7 @@ class Server:
         self._key = _host_key(host_key)
         self._authorized = authorized_keys
         self._acceptor: asyncssh.SSHAcceptor | None = None
+        self._open: set[asyncssh.SSHServerConnection] = set()
 
     @property
     def host_key(self) -> str:
@@ -131,13 +139,15 @@ class Server:
         self.device.dataplane.open()
         keys = str(self._authorized) if self._authorized else None
         self._acceptor = await asyncssh.create_server(
-            lambda: _Login(self.device), self._host, self.port, server_host_keys=[self._key], process_factory=self._handle,
+            lambda: _Login(self.device, self._open), self._host, self.port, server_host_keys=[self._key], process_factory=self._handle,
             line_editor=False, authorized_client_keys=keys)
         self.port = self._acceptor.get_port()
 
     async def stop(self) -> None:
         if self._acceptor is not None:
             self._acceptor.close()
+            for connection in list(self._open):
+                connection.abort()
             await self._acceptor.wait_closed()
         self.device.dataplane.close()
 
