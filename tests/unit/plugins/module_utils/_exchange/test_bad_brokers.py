@@ -7,9 +7,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._exchange.sync import run_sync
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.request import TunnelRequest
 from ansible_collections.tunnelbroker.tsp.tests.unit.plugins.module_utils._exchange._brokers import (
     CAPABILITY,
     FakeBroker,
@@ -209,8 +211,6 @@ def test_a_grant_that_cannot_be_used_is_refused_and_rejected(answer, transport):
 
 
 def test_a_router_gets_what_it_asked_for_or_a_warning_or_with_strict_an_error():
-    from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.request import TunnelRequest
-
     async def scenario():
         request = TunnelRequest(mode="v6udpv4", host_type="router", prefix_length=48)
         async with FakeBroker(Talk(create=info("v6udpv4", prefix="2001:db8:1:0::/64"))) as broker:
@@ -236,7 +236,6 @@ def test_the_deadline_bounds_everything():
 
 
 def test_a_name_that_takes_too_long_ends_with_the_deadline():
-    import threading
     release = threading.Event()
     world = World(lookup=lambda *_args: release.wait(30) and [])
 
