@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.tunnelbroker.tsp.tests.lab import Lab, Namespace
+from ansible_collections.tunnelbroker.tsp.tests.lab.ansible import Ansible
 from ansible_collections.tunnelbroker.tsp.tests.lab.machine import LabError
 
 pytestmark = pytest.mark.root
@@ -145,7 +146,7 @@ def test_sockets_can_be_opened_inside() -> None:
                 outside.bind(("192.0.2.77", 0))
 
 
-def test_ansible_takes_a_namespace_for_a_host(tmp_path: Path, repository: Path) -> None:
+def test_ansible_takes_a_namespace_for_a_host(tmp_path: Path) -> None:
     with Lab("test-ansible") as lab:
         host = lab.namespace("inner", root=True)
         play = [{"hosts": "inner", "gather_facts": False, "tasks": [
@@ -154,14 +155,13 @@ def test_ansible_takes_a_namespace_for_a_host(tmp_path: Path, repository: Path) 
             {"fetch": {"src": "/etc/tsp-lab-test", "dest": f"{tmp_path}/fetched", "flat": True}},
             {"assert": {"that": "name.stdout == 'inner'"}}]}]
         (tmp_path / "play.yml").write_text(json.dumps(play))
-        inventory = {"all": {"hosts": {"inner": {"ansible_connection": "lab_ns", "ansible_lab_ns_pid": host.pid,
-                                                 "ansible_python_interpreter": "{{ ansible_playbook_python }}"}}}}
-        (tmp_path / "hosts.yml").write_text(json.dumps(inventory))
-        env = {**os.environ, "HOME": str(tmp_path), "ANSIBLE_CONNECTION_PLUGINS": str(repository / "tests/lab/connection_plugins"),
-               "ANSIBLE_LOCAL_TEMP": str(tmp_path / "tmp"), "ANSIBLE_NOCOLOR": "1"}
-        done = subprocess.run([sys.executable, "-m", "ansible", "playbook", "-i", str(tmp_path / "hosts.yml"), str(tmp_path / "play.yml")],
-                              env=env, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
+        ansible = Ansible(tmp_path / "ansible")
+        inventory = ansible.write_inventory({"all": {"hosts": {"inner": {
+            "ansible_connection": "lab_ns", "ansible_lab_ns_pid": host.pid,
+            "ansible_python_interpreter": "{{ ansible_playbook_python }}"}}}})
+        run = ansible.playbook(str(tmp_path / "play.yml"), inventory=inventory)
+        assert run.returncode == 0, run.output
+        assert run.recap["inner"]["changed"] == 3  # copy, command, fetch
         assert (tmp_path / "fetched").read_text() == "from the play"
     assert not os.path.exists("/etc/tsp-lab-test")
 
