@@ -15,8 +15,6 @@ from .options import Address
 from .source import Source, open_socket, sockaddr
 
 LARGEST = 65535
-BURST = 32
-"""Datagrams read in one turn of the loop, so that a flood does not starve the timers."""
 
 
 class UdpLink:
@@ -54,17 +52,17 @@ class UdpLink:
             raise network_error(exc, self._where) from None
 
     def _readable(self) -> None:
-        for _turn in range(BURST):
-            if self._socket is None:
-                return
-            try:
-                data = self._socket.recv(LARGEST)
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError as exc:
-                self._receiver.link_lost(network_error(exc, self._where))
-                return
-            self._receiver.data_received(data)
+        """One datagram a turn: the loop comes back while more are there, and timers keep their turn in a flood."""
+        if self._socket is None:
+            return
+        try:
+            data = self._socket.recv(LARGEST)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as exc:
+            self._receiver.link_lost(network_error(exc, self._where))
+            return
+        self._receiver.data_received(data)
 
     def pause(self) -> None:
         """Read nothing more; what arrives stays in the socket for its next owner."""
