@@ -16,6 +16,7 @@ from typing import Any, TextIO
 
 from .._tsp.errors import LocalError
 
+_ENCODE = json.JSONEncoder(default=str, ensure_ascii=False).encode
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
@@ -31,6 +32,7 @@ class Log:
         self.style = style
         self.path = path
         self._clock = clock
+        self._second, self._stamp = -1, ""
         self._own: TextIO | None = None
         self._stream = stream or sys.stderr
         self.reopen()
@@ -78,10 +80,12 @@ class Log:
         if LEVELS[level] < LEVELS[self.level]:
             return
         now = self._clock()
-        stamp = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now))}.{int(now * 1000) % 1000:03d}Z"
+        if int(now) != self._second:
+            self._second, self._stamp = int(now), time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
+        stamp = f"{self._stamp}.{int(now * 1000) % 1000:03d}Z"
         given = {key: value for key, value in values.items() if value is not None}
         if self.style == "json":
-            line = json.dumps({"time": stamp, "level": level, "event": event, **given}, default=str, ensure_ascii=False)
+            line = _ENCODE({"time": stamp, "level": level, "event": event, **given})
         else:
             parts = [f"{key}={_word(value)}" for key, value in given.items()]
             line = " ".join((stamp, level.upper(), event, *parts))

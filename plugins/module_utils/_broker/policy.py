@@ -61,10 +61,12 @@ class Context:
 
 
 class Policy:
-    """offered: upper-case mechanism names. clock: Unix seconds; mono: monotonic seconds."""
+    """offered: upper-case mechanism names. defer(function): call it soon; what is deferred may be lost in a crash.
+    clock: Unix seconds; mono: monotonic seconds."""
 
     def __init__(self, config: Config, store: Store, book: AccountBook, inventory: Inventory, registry: Registry, log: Log, *,
-                 offered: frozenset[str], clock: Callable[[], float] = time.time, mono: Callable[[], float] = time.monotonic) -> None:
+                 offered: frozenset[str], defer: Callable[[Callable[[], None]], Any] = lambda function: function(),
+                 clock: Callable[[], float] = time.time, mono: Callable[[], float] = time.monotonic) -> None:
         self.config = config
         self.store = store
         self.book = book
@@ -75,6 +77,7 @@ class Policy:
         self.failures = FailureWindow(config.limits.auth_failures_per_minute)
         self._clock = clock
         self._mono = mono
+        self._defer = defer
         self._pending: dict[int, Pending] = {}
         self._leases = store.count()
 
@@ -154,14 +157,15 @@ class Policy:
         try:
             self._allocate(pending, account, request)
             grant = self._grant(lease, account)
-            # The row keeps the end that is open until the client accepts, so that a crash in between restores what works.
-            row = lease if old is None or not old.up else replace(
-                lease, mode=old.mode, outer=old.outer, port=old.port, local=old.local, proxy=old.proxy, keepalive=old.keepalive)
-            self.store.save(row)
+            if old is None:
+                self.store.save(lease)
+            elif pending.taken:
+                # The row keeps the end that is open until the client accepts, so that a crash in between restores what works.
+                self.store.save(replace(lease, mode=old.mode, outer=old.outer, port=old.port, local=old.local, proxy=old.proxy,
+                                        keepalive=old.keepalive, router=old.router))
         except BaseException:
             self.inventory.release(pending.taken)
             raise
-        lease.id = row.id
         if old is None:
             self._leases += 1
         if earlier is not None:
@@ -170,9 +174,8 @@ class Policy:
             pending.taken += earlier.taken
             pending.dropped += earlier.dropped
         self._pending[lease.id] = context.pending = pending
-        self.log.info("granted", peer=_peer(session), user=session.username, lease=lease.id, owner=owner, mode=lease.mode,
-                      client=str(lease.outer), port=lease.port, inside=str(lease.ipv4 if lease.mode == "v4v6" else lease.ipv6),
-                      prefix=None if grant.prefix is None else str(grant.prefix), again=old is not None, proxy=lease.proxy or None)
+        if self.log.debugging:
+            self.log.debug("granted", peer=_peer(session), user=session.username, **_facts(lease), again=old is not None)
         return grant
 
     def _account(self, session: ServerSession) -> Account | None:
@@ -276,12 +279,17 @@ class Policy:
         self.inventory.release(pending.dropped)
         self.registry.open(lease, self._mono())
         lease.up = True
+        if self.store.save_soon(lease):
+            self._defer(self.flush)
+        self.log.info("tunnel_opened", peer=_peer(session), user=session.username, **_facts(lease))
+
+    def flush(self) -> None:
+        """Write down, in one transaction, which tunnels were opened. Their addresses were committed before they were granted; this is
+        for a restart, which opens again what was open."""
         try:
-            self.store.save(lease)
-        except sqlite3.Error as exc:  # the address is stored since the create; only a restart would not find the end open
-            self.log.error("store_failed", what="noting an open tunnel", lease=lease.id, why=str(exc))
-        self.log.info("tunnel_opened", peer=_peer(session), user=session.username, lease=lease.id, mode=lease.mode, client=str(lease.outer),
-                      port=lease.port)
+            self.store.flush()
+        except sqlite3.Error as exc:
+            self.log.error("store_failed", what="noting open tunnels", why=str(exc))
 
     def reject(self, session: ServerSession, context: Context) -> None:
         """See Backend."""
@@ -372,6 +380,15 @@ def client_name(lease: StoredLease, account: Account | None, domain: str | None)
         label += "-" + lease.outer.exploded.replace(".", "-").replace(":", "")
     name = f"{label}.{domain}"
     return name if "." not in label and DNS_NAME.match(name) else None
+
+
+def _facts(lease: StoredLease) -> dict[str, Any]:
+    """A lease in a log line."""
+    v4v6 = lease.mode == "v4v6"
+    prefix = (lease.prefix4 if v4v6 else lease.prefix6) if lease.router else None
+    return {"lease": lease.id, "owner": lease.owner, "mode": lease.mode, "client": str(lease.outer), "port": lease.port,
+            "inside": str(lease.ipv4 if v4v6 else lease.ipv6), "prefix": None if prefix is None else str(prefix),
+            "proxy": lease.proxy or None, "keepalive": lease.keepalive}
 
 
 def _peer(session: ServerSession) -> str:

@@ -38,6 +38,8 @@ from .udp import UdpAdapter, UdpSocket
 
 TICK = 1.0
 PURGE_EVERY = 30
+SAVE_AFTER = 0.05
+"""Seconds after which it is written down that tunnels were opened: many at once where many come."""
 MECHANISMS = ("ANONYMOUS", "PLAIN", "DIGEST-MD5", "PASSDSS-3DES-1")
 
 
@@ -115,10 +117,12 @@ class Broker:
         inventory = self._inventory()
         self.registry = Registry(config, self.store, self.table, self.plane, log)
         book = AccountBook({a.username: a for a in config.accounts}, self.store.account)
-        self.policy = Policy(config, self.store, book, inventory, self.registry, log, offered=offered)
+        loop = asyncio.get_running_loop()
+        self.policy = Policy(config, self.store, book, inventory, self.registry, log, offered=offered,
+                             defer=lambda function: loop.call_later(SAVE_AFTER, function))
+        stack.callback(self.policy.flush)
         self._reserve()
         self.policy.purge_released()
-        loop = asyncio.get_running_loop()
         if hasattr(self.plane, "wake"):
             self.plane.wake = lambda mode, remote, source: self.registry.wake(mode, remote, source, loop.time())
         udp_sockets, tcp_sockets = self._bind()

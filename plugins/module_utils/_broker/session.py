@@ -40,7 +40,7 @@ class Session:
     def receive(self, data: bytes, payload: bytes, now: float) -> list[bytes]:
         """Give data (on UDP a datagram, whose text is `payload`) to the core. Returns what it answers."""
         session = self.server.session
-        if self.trace.lines and session.version and session.transport == "udp" and payload[:8].upper() == b"VERSION=":
+        if self.trace.count and session.version and session.transport == "udp" and payload[:8].upper() == b"VERSION=":
             self.report()
             self.trace, self.reported, self.context.why = Trace(), False, ""
         self.trace.received(payload)
@@ -66,7 +66,7 @@ class Session:
             "asked": None if session.request is None else session.request.mode, "established": self.server.established}
         if failed:
             log.warning("session_failed", **values, status=trace.refused, state=self.server.state, why=self.context.why or None,
-                        said=list(trace.lines))
+                        said=trace.lines())
         else:
             log.info("session", **values)
 

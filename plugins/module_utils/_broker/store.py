@@ -83,6 +83,7 @@ class Store:
     def __init__(self, path: Path, exclusive: bool = False, sync: str = "normal") -> None:
         self.path = Path(path)
         self._lock: int | None = None
+        self._soon: dict[int, StoredLease] = {}
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             if exclusive:
@@ -182,27 +183,36 @@ class Store:
 
     def lease(self, owner: str) -> StoredLease | None:
         """The lease of this owner."""
-        row = self._db.execute(f"{SELECT} WHERE owner = ?", (owner,)).fetchone()
-        return None if row is None else _lease(row)
+        return self._one("owner = ?", owner)
 
     def lease_by_id(self, number: int) -> StoredLease | None:
         """The lease with this number."""
-        row = self._db.execute(f"{SELECT} WHERE id = ?", (number,)).fetchone()
+        return self._one("id = ?", number)
+
+    def _one(self, where: str, value: Any) -> StoredLease | None:
+        query = f"{SELECT} WHERE {where}"
+        row = self._db.execute(query, (value,)).fetchone()
+        if row is not None and row[0] in self._soon:
+            self.flush()
+            row = self._db.execute(query, (value,)).fetchone()
         return None if row is None else _lease(row)
 
     def leases(self, where: str = "1") -> Iterator[StoredLease]:
         """All leases, by number. where: a fixed condition of ours, never anybody's input."""
+        self.flush()
         for row in self._db.execute(f"{SELECT} WHERE {where} ORDER BY id"):
             yield _lease(row)
 
     def silent_lease(self, mode: str, outer: str) -> StoredLease | None:
         """The lease of this mode that ends there and has no open end; the one renewed last where there are several."""
+        self.flush()
         row = self._db.execute(f"{SELECT} WHERE outer = ? AND mode = ? AND up = 0 AND released = 0 ORDER BY renewed_at DESC LIMIT 1",
                                (outer, mode)).fetchone()
         return None if row is None else _lease(row)
 
     def expired(self, now: int, limit: int = 1000) -> list[StoredLease]:
         """Leases that ended before `now`, oldest first."""
+        self.flush()
         rows = self._db.execute(f"{SELECT} WHERE expires_at < ? ORDER BY expires_at LIMIT ?", (now, limit))
         return [_lease(row) for row in rows.fetchall()]
 
@@ -214,6 +224,24 @@ class Store:
 
     def save(self, lease: StoredLease) -> None:
         """Insert (id 0; the number is filled in) or update; committed when this returns. Raises sqlite3.Error."""
+        self._soon.pop(lease.id, None)
+        self._write(lease)
+
+    def save_soon(self, lease: StoredLease) -> bool:
+        """Update with the next flush, which every read of this lease makes by itself. Returns whether it is the first that waits."""
+        self._soon[lease.id] = lease
+        return len(self._soon) == 1
+
+    def flush(self) -> None:
+        """Write what waits, in one transaction; what was removed meanwhile stays removed. Raises sqlite3.Error; then it waits on."""
+        if not self._soon:
+            return
+        with _transaction(self._db):
+            for lease in self._soon.values():
+                self._write(lease)
+        self._soon.clear()
+
+    def _write(self, lease: StoredLease) -> None:
         values = (lease.owner, lease.username, lease.mode, _text(lease.ipv6), _text(lease.prefix6), _text(lease.ipv4), _text(lease.prefix4),
                   lease.router, " ".join(lease.dns_servers), str(lease.outer), lease.port, _text(lease.local), lease.proxy, lease.keepalive,
                   lease.up, lease.created_at, lease.renewed_at, lease.expires_at, lease.released)
@@ -224,10 +252,13 @@ class Store:
 
     def set_up(self, number: int, up: bool) -> None:
         """Note whether the tunnel end of a lease is open."""
+        if number in self._soon:
+            self.flush()
         self._db.execute("UPDATE lease SET up = ? WHERE id = ?", (up, number))
 
     def extend(self, numbers: list[int], expires_at: int) -> None:
         """Live leases last on: move their end."""
+        self.flush()
         with _transaction(self._db):
             self._db.executemany("UPDATE lease SET expires_at = ? WHERE id = ?", [(expires_at, n) for n in numbers])
 
@@ -237,6 +268,7 @@ class Store:
 
     def remove(self, number: int) -> None:
         """Forget a lease."""
+        self._soon.pop(number, None)
         self._db.execute("DELETE FROM lease WHERE id = ?", (number,))
 
     # ---- accounts ----

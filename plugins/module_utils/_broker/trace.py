@@ -19,56 +19,74 @@ SHOWN_FIELDS = ("username", "realm", "nonce", "nc", "digest-uri", "charset", "qo
 
 
 class Trace:
-    """Feed it what was received and answered (without the UDP header), then read `lines` and `status`.
+    """Feed it what was received and answered (without the UDP header), then read `lines()` and `status`.
 
     From the capability line until the client has logged in, whatever the client sends may be a credential: only its mechanism, and
-    the harmless fields of DIGEST-MD5, are kept.
+    the harmless fields of DIGEST-MD5, are kept. Text is made when it is asked for, which for most sessions is never.
     """
 
-    __slots__ = ("_mechanism", "_secret", "lines", "refused", "status")
+    __slots__ = ("_mechanism", "_said", "_secret", "count", "refused", "status")
 
     def __init__(self) -> None:
-        self.lines: deque[str] = deque(maxlen=KEPT)
+        self.count = 0
+        """Messages so far, both ways."""
         self.status: int | None = None
         """Of the last answer that had one."""
         self.refused: int | None = None
         """Of the last answer that was not 200."""
+        self._said: deque[tuple[str, bytes]] = deque(maxlen=KEPT)
         self._secret = False
         self._mechanism = ""
 
     def received(self, payload: bytes) -> None:
         """From the client."""
-        self.lines.append(f"client: {self._struck(payload) if self._secret else shown(payload)}")
-
-    def answered(self, payload: bytes) -> None:
-        """To the client."""
-        found = STATUS.match(payload)
-        if found:
-            self.status = int(found[1])
-            if self.status != 200:
-                self.refused = self.status
-            elif self._secret:
-                self._secret = False
-        elif payload.startswith(b"CAPABILITY"):
-            self._secret = True
-        if self._secret and not found and not payload.startswith(b"CAPABILITY") and payload.strip():
-            self.lines.append(f"broker: {self._challenge(payload)}")
-        else:
-            self.lines.append(f"broker: {shown(payload)}")
-
-    def _struck(self, payload: bytes) -> str:
-        bare = payload.strip(b"\0\r\n ")
+        self.count += 1
+        if not self._secret or payload[:14].lower() == b"content-length" or payload[:8].upper() == b"VERSION=":
+            self._said.append(("client", payload))
+            return
         found = AUTHENTICATE.match(payload)
         if found:
             self._mechanism = found[1].decode().upper()
             rest = len(payload[found.end():].lstrip(b"\0"))
-            return f"AUTHENTICATE {self._mechanism}" + (f" and {rest} bytes of credentials" if rest else "")
-        if not bare:
-            return "(nothing)"
-        if bare.lower().startswith((b"content-length", b"<tunnel", b"version=")):
-            return shown(payload)
-        fields = _digest_fields(bare) if self._mechanism == "DIGEST-MD5" else ""
-        return f"{fields} (rest struck out)" if fields else f"({len(payload)} bytes of credentials)"
+            more = f" and {rest} bytes of credentials" if rest else ""
+            self._said.append(("client", f"AUTHENTICATE {self._mechanism}{more}".encode()))
+        elif self._mechanism == "DIGEST-MD5" and payload.strip(b"\0\r\n "):
+            self._said.append(("digest", payload))
+        else:
+            self._said.append(("secret", str(len(payload)).encode() if payload.strip(b"\0\r\n ") else b""))
+
+    def answered(self, payload: bytes) -> None:
+        """To the client."""
+        self.count += 1
+        found = STATUS.match(payload)
+        kind = "broker"
+        if found:
+            self.status = int(found[1])
+            if self.status != 200:
+                self.refused = self.status
+            else:
+                self._secret = False
+        elif payload[:10] == b"CAPABILITY":
+            self._secret = True
+        elif self._secret:
+            kind = "challenge"
+        self._said.append((kind, payload))
+
+    def lines(self) -> list[str]:
+        """What was said, one printable line per message."""
+        return [self._line(kind, payload) for kind, payload in self._said]
+
+    def _line(self, kind: str, payload: bytes) -> str:
+        if not payload:
+            return f"{'broker' if kind in ('broker', 'challenge') else 'client'}: (nothing)"
+        if kind == "secret":
+            return f"client: ({payload.decode()} bytes of credentials)"
+        if kind == "digest":
+            fields = _digest_fields(payload.strip(b"\0\r\n "))
+            return f"client: {fields} (rest struck out)" if fields else f"client: ({len(payload)} bytes of credentials)"
+        if kind == "challenge":
+            return f"broker: {self._challenge(payload)}"
+        return f"{kind}: {shown(payload)}"
 
     def _challenge(self, payload: bytes) -> str:
         try:

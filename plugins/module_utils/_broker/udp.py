@@ -181,7 +181,7 @@ class UdpAdapter:
             session.answered(answer[HEADER_SIZE:])
         if session.server.closed:
             self._forget(key)
-        elif len(session.trace.lines) <= 2:  # its first message: from now on it has a timer, which is looked at when it is due
+        elif session.trace.count <= 2:  # its first message: from now on it has a timer, which is looked at when it is due
             due = session.server.next_timer()
             if due is not None:
                 heapq.heappush(self._timers, (due, key))
