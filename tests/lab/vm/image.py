@@ -107,7 +107,7 @@ def _make(scratch: Path) -> None:
 def _initrd(scratch: Path, root: Path, version: str, target: Path) -> None:
     """Busybox, the modules that reach the disks, and initrd.sh as init."""
     tree = scratch / "initrd"
-    for folder in ("bin", "modules", "proc", "sys", "dev", "ro", "rw", "root"):
+    for folder in ("bin", "modules", "proc", "sys", "dev", "ro", "rw", "new"):
         (tree / folder).mkdir(parents=True)
     shutil.copy(shutil.which("busybox") or "/bin/busybox", tree / "bin" / "busybox")
     order: list[str] = []

@@ -14,8 +14,8 @@ while [ ! -b /dev/vdb ] && [ $tries -lt 200 ]; do $b usleep 50000; tries=$((trie
 $b mount -t ext4 -o ro,noload /dev/vda /ro || exec $b reboot -f
 $b mount -t tmpfs -o mode=755,size=80% tmpfs /rw
 $b mkdir /rw/up /rw/work
-$b mount -t overlay -o lowerdir=/ro,upperdir=/rw/up,workdir=/rw/work overlay /root || exec $b reboot -f
-$b mount --move /proc /root/proc
-$b mount --move /sys /root/sys
-$b mount --move /dev /root/dev
-exec $b switch_root /root /bin/sh /guest.sh
+$b mount -t overlay -o lowerdir=/ro,upperdir=/rw/up,workdir=/rw/work overlay /new || exec $b reboot -f
+$b mount --move /proc /new/proc
+$b mount --move /sys /new/sys
+$b mount --move /dev /new/dev
+exec $b switch_root /new /bin/sh /guest.sh
