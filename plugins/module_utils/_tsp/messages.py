@@ -366,7 +366,7 @@ def read_client(body: bytes) -> ClientMessage:
     if body == ACCEPT_BODY:
         return ClientMessage("accept")
     try:
-        root = parse(body, _ignore)
+        root = parse(body.replace(b"\r\x08", b"\r\n"), _ignore)  # CR BS ends lines in one client
     except XmlError as error:
         raise Refusal(status.INVALID_REQUEST, f"Invalid request format: {error}") from None
     action = _value(root, "action", _ignore)

@@ -466,7 +466,7 @@ def test_create_probes(name):
     (b'<tunnel action="reject"></tunnel>\r\n', None, False),
 ])
 def test_confirm_probes(text, status, established):
-    """As tsps, except that a reject is the client's right and no error (RFC 5572 section 4.8)."""
+    """As tsps, except that a reject is the client's right and no error."""
     session = Session().until("confirm")
     assert status_of(session.ask(with_length(text))) is status
     assert session.server.established is established
