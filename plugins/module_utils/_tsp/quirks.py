@@ -50,7 +50,7 @@ QUIRKS: dict[str, str] = {
     "xml_blank_in_value": "White space surrounded an address, a name or a number.",
     "xml_unknown_element": "There were elements that TSP does not know.",
     "xml_root_unclosed": "The end tag of the tunnel element was missing.",
-    "xml_nul": "There were NULs inside the XML.",
+    "xml_nul": "There were NULs or backspaces inside the XML.",
     # Redirection lists and grants (messages.py)
     "redirect_entry_dropped": "An entry of a broker list was no usable address and was dropped.",
     "redirect_entry_repeated": "A broker list named the same broker twice.",

@@ -116,8 +116,9 @@ def parse(data: bytes, quirk: Callable[[str], None]) -> Element:
     """The root of `data`, which must be a tunnel element. quirk(name) is told each tolerance (quirks.py). Raises XmlError."""
     if len(data) > MAX_BODY:
         raise XmlError("it is larger than 64 KiB")
-    if b"\0" in data:
-        data = data.replace(b"\0", b"")
+    if b"\0" in data or b"\x08" in data:
+        # Padding, and the BS that one client puts where LF belongs (tsp-protocol.md section 12 row 8).
+        data = data.replace(b"\0", b"").replace(b"\x08", b"\n")
         quirk("xml_nul")
     if b"='" in data or b"= '" in data:
         quirk("xml_single_quotes")
