@@ -14,7 +14,9 @@ from ansible.errors import AnsibleError
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.plain import plain
-from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.errors import LocalError, TspError
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.results import guarded
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.errors import LocalError
+from ansible_collections.tunnelbroker.tsp.plugins.plugin_utils._action import validated
 from ansible_collections.tunnelbroker.tsp.plugins.plugin_utils._router import netmiko_device, options, rules, transaction
 
 
@@ -27,26 +29,23 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
-        _checked, given = self.validate_argument_spec(options.ARGUMENT_SPEC, mutually_exclusive=options.ONE_TEXT,
-                                                      required_one_of=options.ONE_TEXT)
-        chosen = plain(given)
-        variables = task_vars or {}
+        args = plain(dict(self._task.args))
         secrets: list[str] = []
-        try:
-            self._need_libraries()
-            login = options.login(chosen, lambda *names: self._variable(variables, *names), self._check_host_key(variables))
-            secrets = [secret for secret in (login.password, login.secret) if secret]
-            task = options.task(chosen, self._text(chosen, variables), self._task.check_mode)
-            outcome = self._run(login, task)
-        except TspError as exc:
-            error = options.scrubbed(exc.to_dict(), secrets)
-            return {**result, "failed": True, "changed": False, "msg": f"{error['message']} {error['hint']}".strip(), "error": error}
-        result.update(options.scrubbed(outcome.to_dict(), secrets))
-        if outcome.warnings:
-            result["warnings"] = options.scrubbed(outcome.warnings, secrets)
+        result.update(guarded(lambda: self._work(args, task_vars or {}, secrets)))
+        result.pop("attempts", None)  # of exchanges with brokers; there is none here
+        return dict(options.scrubbed(result, secrets))
+
+    def _work(self, args: dict[str, Any], variables: dict[str, Any], secrets: list[str]) -> dict[str, Any]:
+        """The task. Secrets met on the way are added to `secrets`, to be struck out of the result. Raises TspError."""
+        chosen = validated(args, options.ARGUMENT_SPEC, options.RULES)
+        self._need_libraries()
+        login = options.login(chosen, lambda *names: self._variable(variables, *names), self._check_host_key(variables))
+        secrets += [secret for secret in (login.password, login.secret) if secret]
+        outcome = self._run(login, options.task(chosen, self._text(chosen), self._task.check_mode))
+        result = {**outcome.to_dict(), **({"warnings": outcome.warnings} if outcome.warnings else {})}
         if self._task.diff:
-            where = {"before_header": f"{login.host} as it was", "after_header": f"{login.host} as it is"}
-            result["diff"] = [options.scrubbed({"before": outcome.before, "after": outcome.after, **where}, secrets)]
+            result["diff"] = [{"before": outcome.before, "after": outcome.after, "before_header": f"{login.host} as it was",
+                               "after_header": f"{login.host} as it is"}]
         return result
 
     @staticmethod
@@ -80,7 +79,7 @@ class ActionModule(ActionBase):
         value = self._variable(variables, "ansible_host_key_checking", "ansible_ssh_host_key_checking")
         return boolean(C.HOST_KEY_CHECKING if value is None else value)
 
-    def _text(self, chosen: dict[str, Any], variables: dict[str, Any]) -> str:
+    def _text(self, chosen: dict[str, Any]) -> str:
         if chosen["lines"] is not None:
             return "\n".join(chosen["lines"])
         if chosen["content"] is not None:

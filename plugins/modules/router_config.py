@@ -87,20 +87,26 @@ options:
 requirements:
   - netmiko >= 4.4 on the controller
   - hier-config >= 3.3 on the controller
+extends_documentation_fragment:
+  - tunnelbroker.tsp.attributes
 attributes:
   check_mode:
     support: full
-    description: Reads and compares; enters nothing, probes nothing, saves nothing.
+    details:
+      - Reads and compares; enters nothing, probes nothing, saves nothing.
   diff_mode:
     support: full
-    description: The touched sections before and after.
+    details:
+      - Shows the touched sections before and after.
   idempotent:
     support: full
-    description: A second run sends nothing.
   platform:
     support: full
-    description: The devices it can be used for.
     platforms: ios
+  action:
+    support: full
+    details:
+      - All of it runs on the controller.
 notes:
   - Variables used are C(ansible_host), C(ansible_port), C(ansible_user), C(ansible_password), C(ansible_ssh_private_key_file),
     C(ansible_become_password) (the enable secret), C(ansible_network_os), and C(ansible_host_key_checking).
@@ -180,7 +186,8 @@ error:
   description:
     - Why it failed. The codes are C(line_refused), C(probe_failed), C(undo_failed), C(save_failed), C(session_lost), C(device_unreachable),
       C(host_key_unknown), C(host_key_changed), C(login_refused), C(login_incomplete), C(enable_failed), C(config_empty), C(line_unusable),
-      C(config_unreadable), C(src_unreadable), C(probe_invalid), C(platform_unknown), C(known_hosts_missing), C(library_missing).
+      C(config_unreadable), C(src_unreadable), C(probe_invalid), C(platform_unknown), C(known_hosts_missing), C(library_missing),
+      C(invalid_option).
   returned: failure
   type: dict
   sample:

@@ -30,7 +30,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "host_key_checking": {"type": "bool"},
     "timeout": {"type": "int", "default": 30},
 }
-ONE_TEXT = [("lines", "content", "src")]
+RULES = {"mutually_exclusive": [("lines", "content", "src")], "required_one_of": [("lines", "content", "src")]}
 NETWORK_OS = {"ios": "cisco_ios", "cisco.ios.ios": "cisco_ios", "cisco_ios": "cisco_ios", "iosxe": "cisco_xe", "cisco_xe": "cisco_xe"}
 """ansible_network_os -> netmiko's name of the platform."""
 

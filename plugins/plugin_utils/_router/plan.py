@@ -68,7 +68,10 @@ def make(running: list[Block], wanted: list[Block], state: str, scope: Scope | N
     if state == MERGED:
         _merge(target, _tree(render(wanted)))
     else:
-        _delete(target, wanted, scope)
+        _delete(target, wanted)
+    for child in list(target.children):
+        if any(leaves_by(child.text, name) for name in scope.removed):
+            child.delete()
     return _between(have, target)
 
 
@@ -147,8 +150,8 @@ def _negate(target: Any, text: str) -> None:
         target.add_child(text)
 
 
-def _delete(target: Any, wanted: list[Block], scope: Scope) -> None:
-    """Take away what `wanted` holds: whole sections that can go, single lines of those that cannot, and dependent routes."""
+def _delete(target: Any, wanted: list[Block]) -> None:
+    """Take away what `wanted` holds: whole sections that can go, single lines of those that cannot."""
     for block in wanted:
         if block.header.startswith("no "):
             continue
@@ -167,9 +170,6 @@ def _delete(target: Any, wanted: list[Block], scope: Scope) -> None:
                 old = target.root.driver.idempotent_for(child, held.children)
             if old is not None:
                 old.delete()
-    for child in list(target.children):
-        if any(leaves_by(child.text, name) for name in scope.removed):
-            child.delete()
 
 
 def wanted_blocks(text: str) -> list[Block]:

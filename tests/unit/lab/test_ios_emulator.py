@@ -76,7 +76,8 @@ def test_prompts_follow_the_modes(person: Person) -> None:
 
 def test_words_are_completed_and_shown_in_full(person: Person) -> None:
     person.type("conf t", "int gi0/0", "desc uplink", "ip addr 192.0.2.1 255.255.255.0", "no shut", "int tu 0", "tun sou gi 0/0", "end")
-    assert person.interface("GigabitEthernet0/0") == ["interface GigabitEthernet0/0", "description uplink", "ip address 192.0.2.1 255.255.255.0"]
+    assert person.interface("GigabitEthernet0/0") == [
+        "interface GigabitEthernet0/0", "description uplink", "ip address 192.0.2.1 255.255.255.0"]
     assert person.interface("Tunnel0") == ["interface Tunnel0", "no ip address", "tunnel source GigabitEthernet0/0"]
 
 
@@ -119,7 +120,8 @@ def test_what_the_grammar_does_not_know_is_refused_and_changes_nothing(person: P
 def test_no_takes_away_by_key_and_by_beginning(person: Person) -> None:
     person.configure(*TUNNEL, "ipv6 mtu 1400", "ipv6 nd prefix 2001:db8:1::/64 100 50", "ipv6 address 2001:db8::3/128")
     person.type("no ipv6 mtu", "no ipv6 nd prefix 2001:db8:1::/64", "no ipv6 address", "no tunnel destination", "no description")
-    assert person.interface("Tunnel0") == ["interface Tunnel0", "no ip address", "ipv6 enable", "tunnel source 198.51.100.10", "tunnel mode ipv6ip"]
+    assert person.interface("Tunnel0") == [
+        "interface Tunnel0", "no ip address", "ipv6 enable", "tunnel source 198.51.100.10", "tunnel mode ipv6ip"]
 
 
 def test_a_second_value_replaces_the_first(person: Person) -> None:
@@ -188,7 +190,8 @@ def test_saving_asks_reloading_forgets(tmp_path: Path) -> None:
 
 def test_the_state_file_brings_everything_back(tmp_path: Path) -> None:
     person = Person(Device("R1", state=tmp_path / "r1.json"))
-    person.configure(*TUNNEL, "ip access-list extended P41", "permit 41 host 198.51.100.1 any", "interface GigabitEthernet0/1", "no shutdown", "end")
+    person.configure(*TUNNEL, "ip access-list extended P41", "permit 41 host 198.51.100.1 any", "interface GigabitEthernet0/1",
+                     "no shutdown", "end")
     person.type("write memory")
     again = Device("other", state=tmp_path / "r1.json")
     assert again.running == person.device.running and again.startup == person.device.running
@@ -197,7 +200,8 @@ def test_the_state_file_brings_everything_back(tmp_path: Path) -> None:
 
 def test_a_configuration_survives_its_own_text() -> None:
     person = Person()
-    person.configure(*TUNNEL, "no ip domain lookup", "ipv6 route ::/0 Tunnel0 200", "interface Loopback0", "ip address 203.0.113.9 255.255.255.255")
+    person.configure(*TUNNEL, "no ip domain lookup", "ipv6 route ::/0 Tunnel0 200", "interface Loopback0",
+                     "ip address 203.0.113.9 255.255.255.255")
     text = person.device.running
     assert "no ip domain lookup\n" in text
     assert Config.parse(text, person.device.physical).text() == text
@@ -212,7 +216,8 @@ def test_enabling_wants_the_secret() -> None:
 
 def test_pinging_without_a_route_or_a_raw_socket_says_so(person: Person) -> None:
     assert "% No valid route for destination" in person.type("ping ipv6 2001:db8::1 repeat 2")
-    person.configure("interface GigabitEthernet0/0", "ip address 198.51.100.10 255.255.255.0", "no shutdown", *TUNNEL, "ipv6 route ::/0 Tunnel0", "end")
+    person.configure("interface GigabitEthernet0/0", "ip address 198.51.100.10 255.255.255.0", "no shutdown", *TUNNEL,
+                     "ipv6 route ::/0 Tunnel0", "end")
     shown = person.type("ping ipv6 2001:db8::1 source Tunnel0 repeat 3 timeout 1")
     assert "Packet sent with a source address of 2001:DB8::2\n...\nSuccess rate is 0 percent (0/3)\n" in shown
     assert "100 percent (2/2)" in person.type("ping ipv6 2001:db8::2 repeat 2")

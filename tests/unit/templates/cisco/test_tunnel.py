@@ -48,7 +48,8 @@ def cases() -> list[Any]:
 
 
 def text_of(repository: Path, mode: str, prefix: str | None, **more: Any) -> str:
-    lans = [] if prefix is None else ["GigabitEthernet0/1"] if prefix.endswith(("/64", "/30")) else ["GigabitEthernet0/1", "GigabitEthernet0/2"]
+    lans = [] if prefix is None else ["GigabitEthernet0/1", "GigabitEthernet0/2"]
+    lans = lans[:1] if prefix and prefix.endswith(("/64", "/30")) else lans
     return render(repository, tunnel_lease=lease(mode, prefix), cisco_lan_interfaces=lans, **more)
 
 

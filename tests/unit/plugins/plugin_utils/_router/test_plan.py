@@ -75,8 +75,8 @@ def test_two_forms_of_one_route(one: str, other: str, same: bool) -> None:
 
 def test_banners_and_passing_remarks_are_no_configuration() -> None:
     headers = [block.header for block in parse(RUNNING)]
-    assert headers == ["hostname R1", "interface Tunnel0", "interface GigabitEthernet0/1", "ipv6 route ::/0 GigabitEthernet0/0 2001:DB8:F::1",
-                       "ipv6 route ::/0 Tunnel0 5"]
+    assert headers == ["hostname R1", "interface Tunnel0", "interface GigabitEthernet0/1",
+                       "ipv6 route ::/0 GigabitEthernet0/0 2001:DB8:F::1", "ipv6 route ::/0 Tunnel0 5"]
 
 
 def test_a_section_opened_twice_is_one_section() -> None:
@@ -112,11 +112,7 @@ def test_a_route_with_another_distance_goes_before_it_comes() -> None:
     ("no interface Tunnel0", ["no ipv6 route ::/0 Tunnel0 5", "no interface Tunnel0"]),
 ])
 def test_negations(wanted: str, sent: list[str]) -> None:
-    made = commands(wanted)
-    if wanted == "no interface Tunnel0":
-        assert made == ["no interface Tunnel0"] or made == sent
-    else:
-        assert made == sent
+    assert commands(wanted) == sent
 
 
 def test_deleting_takes_what_is_ours_and_leaves_the_rest() -> None:
@@ -129,8 +125,9 @@ def test_deleting_takes_what_is_ours_and_leaves_the_rest() -> None:
     assert commands("interface Tunnel7\nipv6 route 2001:db8:1::/48 Null0", running, plan.DELETED) == []
 
 
-@pytest.mark.parametrize(("text", "code"), [("", "config_empty"), ("!\n! nothing\n", "config_empty"), ("interface Tunnel0\n description wer?", "line_unusable"),
-                                            ("hostname R\x1a", "line_unusable"), ("hostname Zürich", "line_unusable")])
+@pytest.mark.parametrize(("text", "code"), [("", "config_empty"), ("!\n! nothing\n", "config_empty"),
+                                            ("interface Tunnel0\n description wer?", "line_unusable"), ("hostname R\x1a", "line_unusable"),
+                                            ("hostname Zürich", "line_unusable")])
 def test_what_cannot_be_typed_is_refused_before_anything_is_sent(text: str, code: str) -> None:
     with pytest.raises(LocalError) as caught:
         plan.wanted_blocks(text)
@@ -139,6 +136,7 @@ def test_what_cannot_be_typed_is_refused_before_anything_is_sent(text: str, code
 
 def test_the_way_back_restores_the_touched_parts_only() -> None:
     before, wanted = parse(RUNNING), plan.wanted_blocks("interface Tunnel0\n ipv6 enable\nipv6 unicast-routing")
-    now = parse(RUNNING.replace(" ipv6 address 2001:DB8::2/128\n", " ipv6 enable\n").replace("hostname R1", "hostname R2\nipv6 unicast-routing"))
+    changed = RUNNING.replace(" ipv6 address 2001:DB8::2/128\n", " ipv6 enable\n")
+    now = parse(changed.replace("hostname R1", "hostname R2\nipv6 unicast-routing"))
     assert list(plan.back(now, before, plan.Scope(wanted)).commands) == [
         "no ipv6 unicast-routing", "interface Tunnel0", " no ipv6 enable", " ipv6 address 2001:DB8::2/128", " exit"]

@@ -231,7 +231,8 @@ def test_output_a_byte_at_a_time(ssh: EmulatorThread) -> None:
 
 @pytest.mark.parametrize(("more", "code"), [
     ({"password": "wrong-canary"}, "login_refused"), ({"secret": "wrong-canary"}, "enable_failed"), ({"secret": None}, "enable_failed"),
-    ({"check_host_key": True}, "host_key_unknown"), ({"port": 1}, "device_unreachable"), ({"host": "no-such-host.invalid"}, "device_unreachable"),
+    ({"check_host_key": True}, "host_key_unknown"), ({"port": 1}, "device_unreachable"),
+    ({"host": "no-such-host.invalid"}, "device_unreachable"),
     ({"check_host_key": True, "known_hosts": "/nonexistent/known_hosts"}, "known_hosts_missing"),
 ])
 def test_a_session_that_cannot_be_opened(ssh: EmulatorThread, more: dict[str, Any], code: str, capfd: pytest.CaptureFixture[str]) -> None:
