@@ -92,7 +92,7 @@ def _rank(attempt: Attempt) -> int:
         step = next_step(error)
         return {STOP: 1, BROKER: 2, VERSION: 5}.get(step, 4 if error.code not in NOT_OFFERED else 3)
     order = {"deadline": 6, "connection_lost": 7, "connection_closed": 7, "went_silent": 7, "name_not_resolved": 8, "no_answer": 10,
-             "unreachable": 11, "refused": 11, "too_soon": 12}
+             "unreachable": 11, "refused": 11, "too_soon": 12, "already_asked": 13}
     return order.get(error.code, 9)
 
 
@@ -104,7 +104,8 @@ def failure(attempts: Sequence[Attempt], secret: str | None = None) -> TspError:
     error = told.error
     assert error is not None
     message = error.message if isinstance(error, LocalError) else f"{told.where}: {error.message}"
-    others = [f"{attempt.where}: {attempt.error.code}" for attempt in failed if attempt is not told and attempt.error is not None]
+    others = list(dict.fromkeys(
+        f"{attempt.where}: {attempt.error.code}" for attempt in failed if attempt is not told and attempt.error is not None))
     if others:
         more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
         message += f" Other attempts: {', '.join(others[:SHOWN])}{more}."

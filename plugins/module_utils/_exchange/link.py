@@ -56,16 +56,16 @@ def local_end(sock: socket.socket) -> tuple[Address, int]:
     return ip_address(str(name[0]).partition("%")[0]), int(name[1])
 
 
-def network_error(exc: OSError, where: str) -> NetworkError:
-    """An operating system's error as one of ours: `refused`, `unreachable`, `connection_lost`."""
+def network_error(exc: OSError) -> NetworkError:
+    """An operating system's error as one of ours: `refused`, `unreachable`, `forbidden`, `connection_lost`. Who it was says the attempt."""
     if isinstance(exc, ConnectionRefusedError):
-        return NetworkError("refused", f"{where} refused the connection: nothing listens there.",
+        return NetworkError("refused", "The connection was refused: nothing listens there.",
                             "Check the broker's address and port, and that it runs.")
     if exc.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.ENETDOWN, errno.EHOSTDOWN):
-        return NetworkError("unreachable", f"{where} cannot be reached from this machine: {exc.strerror}.",
+        return NetworkError("unreachable", f"There is no way there from this machine: {exc.strerror}.",
                             "Check this machine's routes and addresses.")
     if exc.errno in (errno.EACCES, errno.EPERM):
-        return NetworkError("forbidden", f"This machine does not let packets to {where} out: {exc.strerror}.",
+        return NetworkError("forbidden", f"This machine does not let the packets out: {exc.strerror}.",
                             "Check the local packet filter.")
-    return NetworkError("connection_lost", f"The connection to {where} broke: {exc.strerror or exc}.",
+    return NetworkError("connection_lost", f"The connection broke: {exc.strerror or exc}.",
                         "Try again; if it persists, the broker's logs will tell.")

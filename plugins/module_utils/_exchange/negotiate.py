@@ -57,8 +57,13 @@ async def negotiate(request: TunnelRequest, options: ExchangeOptions, *, keep_so
     """
     exchange = Negotiation(request, options, keep_socket=keep_socket, progress=progress, runtime=runtime)
     outcome = await exchange.run()
-    lease = _lease(outcome, request, options, exchange.led_by(outcome.target.broker))
-    exchange.save_last_server(outcome)
+    try:
+        lease = _lease(outcome, request, options, exchange.led_by(outcome.target.broker))
+        exchange.save_last_server(outcome)
+    except BaseException:
+        if outcome.socket is not None:
+            outcome.socket.close()
+        raise
     return ExchangeResult(lease, outcome.socket, exchange.transcript.records,
                           [attempt.to_dict() for attempt in exchange.attempts], exchange.warnings)
 
@@ -121,7 +126,7 @@ async def broker_info(options: ExchangeOptions, *, progress: Progress = None, ru
     if not brokers:
         raise LocalError("invalid_option", "brokers: no broker was named.", "Name at least one.")
     runtime = runtime or Runtime()
-    limits = Limits(asyncio.get_running_loop().time() + options.deadline, runtime.connect_timeout)
+    limits = Limits(asyncio.get_running_loop().time() + options.deadline, options.deadline, runtime.connect_timeout)
     say = progress or (lambda _sentence: None)
     return list(await asyncio.gather(*(ask(broker, options, runtime, say, limits) for broker in brokers)))
 

@@ -66,7 +66,7 @@ class Negotiation:
         self._progress = progress
         self._runtime = runtime or Runtime()
         self._loop = asyncio.get_running_loop()
-        self._limits = Limits(self._loop.time() + options.deadline, self._runtime.connect_timeout)
+        self._limits = Limits(self._loop.time() + options.deadline, options.deadline, self._runtime.connect_timeout)
         self._transports = transports_for(request.mode, options.transports)
         self._family = family_of(request.mode)
         check_source(options.source_address, self._family)
@@ -133,8 +133,8 @@ class Negotiation:
         only_old = False
         for address in addresses:
             if not self._visited.enter_address(broker, address):
-                self._note(Attempt(broker, "failed", RemoteError(
-                    "redirect_loop", f"It is {address}, which had been asked already under another name.", "")))
+                self._note(Attempt(broker, "failed", NetworkError(
+                    "already_asked", f"It is {address}, which had been asked already under another name.", "Name another broker.")))
                 continue
             for transport in self._transports:
                 versions = versions_for(transport, self._request.mode, only_old)
@@ -244,7 +244,7 @@ class Negotiation:
         if not any(attempt.error is not None and attempt.error.code == "deadline" for attempt in self.attempts):
             brokers = self._options.broker_list
             if brokers:
-                self._note(Attempt(brokers[0], "failed", deadline_passed()))
+                self._note(Attempt(brokers[0], "failed", deadline_passed(self._limits.total)))
 
     def _note(self, attempt: Attempt) -> None:
         self.attempts.append(attempt)

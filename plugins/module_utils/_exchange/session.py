@@ -53,9 +53,10 @@ class Target:
 
 @dataclass(frozen=True)
 class Limits:
-    """Seconds. deadline: on the loop's clock. connect: for TCP's handshake."""
+    """Seconds. deadline: on the loop's clock. total: what the user allowed, for messages. connect: for TCP's handshake."""
 
     deadline: float
+    total: float
     connect: float = 10.0
 
 
@@ -192,7 +193,7 @@ class Session:
             return
         now = self._loop.time()
         if now >= self._limits.deadline:
-            self._fail(deadline_passed())
+            self._fail(deadline_passed(self._limits.total))
             return
         wanted = self._client.next_timer()
         if wanted is not None and now >= wanted:
@@ -215,9 +216,9 @@ class Session:
         self.done.set_result(None)
 
 
-def deadline_passed() -> NetworkError:
+def deadline_passed(total: float) -> NetworkError:
     """The user's deadline is over."""
-    return NetworkError("deadline", "The deadline passed before the exchange was complete.",
+    return NetworkError("deadline", f"The deadline of {total:g} s passed before the exchange was complete.",
                         "Raise the deadline, or look at the attempts for what took the time.")
 
 
@@ -234,7 +235,7 @@ async def run_session(target: Target, version: str, make_client: MakeClient, *, 
     link: UdpLink | TcpLink | None = None
     try:
         if started >= limits.deadline:
-            raise deadline_passed()
+            raise deadline_passed(limits.total)
         if target.transport == "udp":
             link = UdpLink.open(target.address, target.broker.port, source, session)
         else:

@@ -22,9 +22,8 @@ CLOSE_GRACE = 0.5
 class TcpLink(asyncio.Protocol):
     """One attempt's connection."""
 
-    def __init__(self, sock: socket.socket, peer: Address, port: int, receiver: Receiver) -> None:
+    def __init__(self, sock: socket.socket, receiver: Receiver) -> None:
         self._receiver: Receiver | None = receiver
-        self._where = f"{peer} port {port}/tcp"
         self._transport: asyncio.Transport | None = None
         self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.local_address, self.local_port = local_end(sock)
@@ -33,18 +32,17 @@ class TcpLink(asyncio.Protocol):
     async def open(cls, peer: Address, port: int, source: Source, receiver: Receiver, timeout: float) -> TcpLink:
         """Connect within `timeout` seconds. Raises LocalError (see source.py), NetworkError `refused`, `unreachable`, `no_answer`."""
         loop = asyncio.get_running_loop()
-        where = f"{peer} port {port}/tcp"
         sock = open_socket(socket.SOCK_STREAM, peer, source)
         try:
             await asyncio.wait_for(loop.sock_connect(sock, sockaddr(peer, port)), timeout)
-            _transport, link = await loop.create_connection(lambda: cls(sock, peer, port, receiver), sock=sock)
+            _transport, link = await loop.create_connection(lambda: cls(sock, receiver), sock=sock)
         except asyncio.TimeoutError:
             sock.close()
-            raise NetworkError("no_answer", f"{where} did not answer within {timeout:.0f} s.",
+            raise NetworkError("no_answer", f"No answer to the connection within {timeout:.0f} s.",
                                "A packet filter on the way may drop the packets; check the address, too.") from None
         except OSError as exc:
             sock.close()
-            raise network_error(exc, where) from None
+            raise network_error(exc) from None
         except BaseException:
             sock.close()
             raise
@@ -67,7 +65,7 @@ class TcpLink(asyncio.Protocol):
         if not self._closed.done():
             self._closed.set_result(None)
         if self._receiver is not None and isinstance(exc, OSError):
-            self._receiver.link_lost(network_error(exc, self._where))
+            self._receiver.link_lost(network_error(exc))
 
     def send(self, data: bytes) -> None:
         if self._transport is not None and not self._transport.is_closing():

@@ -20,11 +20,10 @@ LARGEST = 65535
 class UdpLink:
     """One attempt's socket (tsp-protocol.md section 1.1: a new one for every attempt, connected)."""
 
-    def __init__(self, sock: socket.socket, peer: Address, port: int, receiver: Receiver) -> None:
+    def __init__(self, sock: socket.socket, receiver: Receiver) -> None:
         self._loop = asyncio.get_running_loop()
         self._socket: socket.socket | None = sock
         self._receiver = receiver
-        self._where = f"{peer} port {port}/udp"
         self.local_address, self.local_port = local_end(sock)
 
     @classmethod
@@ -33,10 +32,10 @@ class UdpLink:
         sock = open_socket(socket.SOCK_DGRAM, peer, source)
         try:
             sock.connect(sockaddr(peer, port))
-            link = cls(sock, peer, port, receiver)
+            link = cls(sock, receiver)
         except OSError as exc:
             sock.close()
-            raise network_error(exc, f"{peer} port {port}/udp") from None
+            raise network_error(exc) from None
         link._loop.add_reader(sock.fileno(), link._readable)
         return link
 
@@ -49,7 +48,7 @@ class UdpLink:
         except (BlockingIOError, InterruptedError):
             pass
         except OSError as exc:
-            raise network_error(exc, self._where) from None
+            raise network_error(exc) from None
 
     def _readable(self) -> None:
         """One datagram a turn: the loop comes back while more are there, and timers keep their turn in a flood."""
@@ -60,7 +59,7 @@ class UdpLink:
         except (BlockingIOError, InterruptedError):
             return
         except OSError as exc:
-            self._receiver.link_lost(network_error(exc, self._where))
+            self._receiver.link_lost(network_error(exc))
             return
         self._receiver.data_received(data)
 
