@@ -38,6 +38,7 @@ SERVICE = b"tsp/"
 NONCE_COUNT = b"00000001"
 SHORTEST_SECRET = 8
 _PAIR = re.compile(rb'[ \t]*([A-Za-z][A-Za-z0-9-]*)[ \t]*=[ \t]*("(?:[^"\\]|\\.)*"|[^",\x00-\x20]*)[ \t]*(?:,|\Z)', re.DOTALL)
+_CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 _HEX32 = re.compile(rb"[0-9A-Fa-f]{32}\Z")
 _MAX_VALUE = 1024
 
@@ -93,8 +94,10 @@ def parse_fields(text: bytes) -> dict[str, bytes] | None:
             return None
         name, value = match.group(1).decode("ascii").lower(), match.group(2)
         if value.startswith(b'"'):
-            value = re.sub(rb"\\(.)", rb"\1", value[1:-1], flags=re.DOTALL)
-        if len(value) > _MAX_VALUE or any(octet < 32 or octet == 127 for octet in value):
+            value = value[1:-1]
+            if b"\\" in value:
+                value = re.sub(rb"\\(.)", rb"\1", value, flags=re.DOTALL)
+        if len(value) > _MAX_VALUE or _CONTROL.search(value):
             return None
         if name in fields and name != "realm":
             return None
