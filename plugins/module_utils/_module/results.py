@@ -39,6 +39,8 @@ def _internal(exc: Exception) -> LocalError:
 def finish(module: Any, work: Callable[[], dict[str, Any]]) -> None:
     """End an AnsibleModule with the outcome of `work`. Called outside of any except block, so that no traceback is attached."""
     result = guarded(work)
+    for warning in result.pop("warnings", ()):
+        module.warn(warning)
     if result.pop("failed", False):
         module.fail_json(**result)
     module.exit_json(**result)

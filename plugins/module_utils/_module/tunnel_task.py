@@ -146,7 +146,7 @@ def _absent(params: dict[str, Any], place: Place, check_mode: bool, exchange: Ex
         return _result(params, place, changed, "There is no lease.", None, None)
     if check_mode:
         reason = f"The tunnel from {old.broker} would be given back and its lease forgotten. Check mode: the broker was not asked."
-        return _result(params, place, True, reason, old, None)
+        return {**_result(params, place, True, reason, old, None), **_in_force(params, old)}
     warnings: list[str] = []
     attempts: list[dict[str, Any]] = []
     if old.expired(now()):
@@ -208,23 +208,25 @@ def _stored(params: dict[str, Any], place: Place) -> Lease | None:
 def _result(params: dict[str, Any], place: Place, changed: bool, reason: str, old: Lease | None, new: Lease | None,
             warnings: list[str] | None = None, attempts: list[dict[str, Any]] | None = None,
             asked: TunnelRequest | None = None) -> dict[str, Any]:
-    lease = {} if new is None else new.to_dict()
     after = "" if new is None else lease_text(new)
-    if asked is not None:
-        # Check mode: what will be granted is the broker's to say; the facts in force stay the old ones.
-        lease = {} if old is None else old.to_dict()
+    if asked is not None:  # check mode: what will be granted is the broker's to say
         after = "".join(f"{name}: {value}\n" for name, value in {"to be asked for": "", **asked.to_dict()}.items())
     return {
         "changed": changed,
         "reason": reason,
-        "lease": lease,
+        **_in_force(params, old if asked is not None else new),
         "lease_file": place.lease_file,
-        "ansible_facts": {params["name"]: lease},
         "warnings": warnings or [],
         "attempts": attempts or [],
         "diff": {"before_header": place.lease_file, "after_header": place.lease_file,
                  "before": "" if old is None else lease_text(old), "after": after},
     }
+
+
+def _in_force(params: dict[str, Any], lease: Lease | None) -> dict[str, Any]:
+    """The lease that holds after this task, as result and as facts; in check mode that is the one before it."""
+    value = {} if lease is None else lease.to_dict()
+    return {"lease": value, "ansible_facts": {params["name"]: value}}
 
 
 def _time(value: datetime) -> str:

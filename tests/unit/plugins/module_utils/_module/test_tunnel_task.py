@@ -179,6 +179,8 @@ def test_check_mode_sends_nothing_writes_nothing_and_predicts(task):
 def test_check_mode_returns_the_lease_in_force(task):
     first = task()
     assert task(check_mode=True, renew=True)["lease"] == first["lease"]
+    gone = task(check_mode=True, state="absent")
+    assert gone["lease"] == first["lease"] and gone["diff"]["after"] == "" and gone["diff"]["before"]
 
 
 @pytest.mark.parametrize("form, reader", [("json", json.loads), ("yaml", yaml.safe_load)])
