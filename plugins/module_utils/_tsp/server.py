@@ -201,6 +201,19 @@ class TspServer:
             self._read(b"", now, final=True)
             self._close()
 
+    def confirm(self, now: float) -> bool:
+        """A packet came through the tunnel just granted: that says as much as an accept, which may have been lost on its way.
+
+        Returns whether a tunnel is in force.
+        """
+        if self.state == states.CONFIRMING:
+            try:
+                self._accept()
+            except Refusal:
+                self._go("refuse")
+            self._idle = now + self.config.idle_timeout
+        return self.established
+
     def data_to_send(self, now: float) -> list[bytes]:
         """Take what is to be sent now. UDP: datagrams. TCP: writes, each to be sent whole, with TCP_NODELAY."""
         if self._udp is not None:
@@ -390,7 +403,8 @@ class TspServer:
             self.established = False
 
     def _accept(self) -> None:
-        self.backend.accept(self.session)
+        if not self.established:
+            self.backend.accept(self.session)
         self._go("accept")
         self.established = True
 

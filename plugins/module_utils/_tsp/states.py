@@ -74,7 +74,8 @@ SERVER: Table = {
     AUTHENTICATING: {"sasl": AUTHENTICATING, "verified": READY, "redirect": FINISHED, "refuse": FINISHED},
     READY: {"create": CONFIRMING, "info": READY, "delete": READY, "redirect": FINISHED, "refuse": READY},
     CONFIRMING: {"accept": ESTABLISHED, "reject": READY, "refuse": READY},
-    ESTABLISHED: {"info": ESTABLISHED, "delete": READY, "refuse": ESTABLISHED},
+    # A packet through the tunnel accepts it too, so the accept itself may come late.
+    ESTABLISHED: {"accept": ESTABLISHED, "info": ESTABLISHED, "delete": READY, "refuse": ESTABLISHED},
     # Over UDP answers are still repeated here until the session is idle; over TCP `close` follows at once.
     FINISHED: {},
     CLOSED: {},

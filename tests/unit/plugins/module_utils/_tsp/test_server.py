@@ -271,6 +271,22 @@ def test_an_accept_that_the_backend_refuses():
     assert not session.server.established
 
 
+def test_a_packet_through_the_tunnel_confirms_it():
+    """Every copy of the accept may be lost; the client uses its tunnel all the same."""
+    session = Session().ready()
+    assert not session.server.confirm(session.now)
+    session.say(headed(CREATE))
+    assert session.server.confirm(session.now)
+    assert session.server.established
+    assert session.server.confirm(session.now)
+    assert session.say(ACCEPT) == [b""]
+    assert session.backend.calls.count("accept") == 1
+    session = Session().ready()
+    session.backend.refusals["accept"] = Refusal(310)
+    session.say(headed(CREATE))
+    assert not session.server.confirm(session.now)
+
+
 # UDP: every datagram is answered once, duplicates from memory.
 
 
