@@ -16,7 +16,7 @@ from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.errors impor
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.quirks import QUIRKS
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.request import TunnelRequest
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.server import ServerConfig, TspServer
-from ansible_collections.tunnelbroker.tsp.tests.unit.plugins.module_utils._tsp._accounts import counting_rng
+from ansible_collections.tunnelbroker.tsp.tests.unit.plugins.module_utils._tsp._accounts import FakeAccount, counting_rng, lookup_of
 from ansible_collections.tunnelbroker.tsp.tests.unit.plugins.module_utils._tsp._pair import FakeBackend
 from ansible_collections.tunnelbroker.tsp.tests.unit.plugins.module_utils._tsp._recordings import TABLES, load, names
 
@@ -41,7 +41,7 @@ def dsa_key() -> Any:
 
 
 def corpus() -> list[bytes]:
-    """Every distinct text that was ever recorded, the longest first dropped to a tenth of their repetitions."""
+    """Every distinct text that was ever recorded."""
     found: dict[bytes, None] = {}
     for name in names():
         if name not in TABLES:
@@ -49,6 +49,20 @@ def corpus() -> list[bytes]:
                 for message in session.sent("C") + session.sent("S"):
                     found[message.text] = None
     return sorted(found)
+
+
+def halves(name: str, steps: int) -> tuple[Any, Any]:
+    """Client and broker of one mechanism after some good messages."""
+    client = sasl.client_mechanism(name, username="alice", password="secret1", server="b.example", rng=counting_rng(),
+                                   verify_key=lambda blob: None)
+    server = sasl.server_mechanism(name, lookup=lookup_of(FakeAccount()), realm="broker.example", rng=counting_rng(50),
+                                   dsa_key=dsa_key() if name == sasl.PASSDSS else None)
+    message, to_server = client.first() or server.start(), bool(client.first())
+    for _step in range(steps):
+        if message:
+            message = server.step(message).reply if to_server else client.step(message)
+            to_server = not to_server
+    return client, server
 
 
 class Both:

@@ -294,8 +294,7 @@ class Player:
         if not self.events:
             self.fail("it reports nothing")
         event = self.events.pop(0)
-        kind = {events.CapabilitiesReceived: "capabilities", events.Authenticated: "authenticated", events.Granted: "granted",
-                events.Deleted: "deleted", events.Completed: "completed", events.Failed: "failed", events.Redirected: "redirected"}[type(event)]
+        kind = type(event).__name__.lower().replace("capabilitiesreceived", "capabilities")
         if kind != step.args[0]:
             self.fail(f"it reports {event}, not {step.args[0]}")
         what = event

@@ -35,11 +35,6 @@ from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.quirks impor
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.request import TunnelRequest  # noqa: E402
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.server import is_signalling, stateless_reply  # noqa: E402
 from ansible_collections.tunnelbroker.tsp.tests.unit.plugins.module_utils._tsp import _hostile  # noqa: E402
-from ansible_collections.tunnelbroker.tsp.tests.unit.plugins.module_utils._tsp._accounts import (  # noqa: E402
-    FakeAccount,
-    counting_rng,
-    lookup_of,
-)
 from hypothesis import HealthCheck, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
@@ -210,22 +205,6 @@ def test_a_broker_reads_a_stream_the_same_however_it_is_cut(case, pieces):
 # Mechanisms.
 
 
-def mechanisms(side, name, step):
-    """One half of a mechanism after `step` good messages."""
-    client = sasl.client_mechanism(name, username="alice", password="secret1", server="b.example", rng=counting_rng(),
-                                   verify_key=lambda blob: None)
-    server = sasl.server_mechanism(name, lookup=lookup_of(FakeAccount()), realm="broker.example", rng=counting_rng(50),
-                                   dsa_key=_hostile.dsa_key() if name == sasl.PASSDSS else None)
-    message = client.first() or server.start()
-    to_server = bool(client.first())
-    for _number in range(step):
-        if not message:
-            break
-        message = server.step(message).reply if to_server else client.step(message)
-        to_server = not to_server
-    return client if side == "client" else server
-
-
 sasl_bytes = st.one_of(hostile, mutated().map(base64.b64encode))
 
 
@@ -233,7 +212,7 @@ sasl_bytes = st.one_of(hostile, mutated().map(base64.b64encode))
 @budget(30)
 @given(step=st.integers(0, 3), data=sasl_bytes)
 def test_mechanisms_survive_anything(name, step, data):
-    client, server = mechanisms("client", name, step), mechanisms("server", name, step)
+    client, server = _hostile.halves(name, step)
     try:
         assert isinstance(client.step(data), bytes)
     except RemoteError as error:
@@ -249,8 +228,7 @@ def test_mechanisms_survive_anything(name, step, data):
 @budget(30)
 @given(step=st.integers(0, 3), data=sasl_bytes)
 def test_a_message_is_found_at_the_same_place_however_it_comes(name, step, data):
-    for side in ("client", "server"):
-        mechanism = mechanisms(side, name, step)
+    for mechanism in _hostile.halves(name, step):
         found = [mechanism.split(data[:length]) for length in range(len(data) + 1)]
         for length, size in enumerate(found):
             assert size is None or 0 < size <= length

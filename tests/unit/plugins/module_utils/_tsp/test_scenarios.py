@@ -114,7 +114,8 @@ def test_a_wrong_expectation_of_the_broker_fails_too(tmp_path):
     text = "TITLE One.\nBROKER tcp\nSTEP 10 UNTIL READY\nSTEP 20 CALLS capabilities authenticated\nSTEP 30 STATE READY established=no\n"
     path.write_text(text)
     play(path)
-    for old, new, line in (("authenticated\n", "create\n", 4), ("established=no", "established=yes", 5), ("UNTIL READY", "UNTIL HELLO2", 3)):
+    wrong = (("authenticated\n", "create\n", 4), ("established=no", "established=yes", 5), ("READY\nSTEP 20", "GO\nSTEP 20", 3))
+    for old, new, line in wrong:
         path.write_text(text.replace(old, new))
         with pytest.raises(ScenarioError, match=rf"broker\.tsp:{line}: "):
             play(path)
