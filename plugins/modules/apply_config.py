@@ -260,7 +260,6 @@ error:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._apply.task import SPEC, run
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.results import finish
 
