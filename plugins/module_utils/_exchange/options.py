@@ -10,6 +10,7 @@ import math
 import os
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Union
 
@@ -68,12 +69,17 @@ def parse_broker(text: str) -> Broker:
 
     Raises LocalError `invalid_option` (tsp-protocol.md sections 1.1 and 10).
     """
+    return _parse(text if isinstance(text, str) else "")
+
+
+@lru_cache(maxsize=1024)
+def _parse(text: str) -> Broker:
     forms = "Use host, host:port, 192.0.2.1:3653 or [2001:db8::1]:3653."
 
     def refuse(why: str) -> LocalError:
         return _refuse("broker", f"{text!r} {why}.", forms)
 
-    if not isinstance(text, str) or not text.strip():
+    if not text.strip():
         raise _refuse("broker", "is empty.", forms)
     value = text.strip()
     port_text = None

@@ -134,17 +134,17 @@ class Session:
     # what follows from it
 
     def _turn(self, now: float) -> None:
-        """Send what is to be sent, hear what happened, set the timer."""
+        """Hear what happened, send what is to be sent (behind the last word, too: an accept or a reject), set the timer."""
         client = self._client
         assert client is not None
-        self._send(client, now)
         while not self.done.done():
             event = client.next_event()
             if event is None:
-                self._set_timer(now)
-                return
+                break
             self._hear(event)
-        self._send(client, now)  # an accept or a reject may wait behind the last word
+        self._send(client, now)
+        if not self.done.done():
+            self._set_timer(now)
 
     def _send(self, client: TspClient, now: float) -> None:
         assert self._link is not None

@@ -24,6 +24,7 @@ class UdpLink:
         self._loop = asyncio.get_running_loop()
         self._socket: socket.socket | None = sock
         self._receiver = receiver
+        self._reading = False
         self.local_address, self.local_port = local_end(sock)
 
     @classmethod
@@ -37,6 +38,7 @@ class UdpLink:
             sock.close()
             raise network_error(exc) from None
         link._loop.add_reader(sock.fileno(), link._readable)
+        link._reading = True
         return link
 
     def send(self, data: bytes) -> None:
@@ -65,7 +67,8 @@ class UdpLink:
 
     def pause(self) -> None:
         """Read nothing more; what arrives stays in the socket for its next owner."""
-        if self._socket is not None:
+        if self._reading and self._socket is not None:
+            self._reading = False
             self._loop.remove_reader(self._socket.fileno())
 
     def detach(self) -> socket.socket | None:

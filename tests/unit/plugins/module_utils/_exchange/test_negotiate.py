@@ -368,5 +368,6 @@ def test_the_record_shows_the_whole_exchange():
     result = run_sync(scenario)
     texts = [record["text"] for record in result.transcript]
     assert "VERSION=2.0.2\r\n" in texts and SUCCESS.decode() in "".join(texts)
-    assert any('action="info"' in text for text in texts)
+    assert any('action="create"' in text for text in texts) and any('action="info"' in text for text in texts)
+    assert any('action="accept"' in text for text in texts)
     assert "alice" not in "".join(texts) and not any(len(text) > 60 and "struck" not in text and "=" == text[-3] for text in texts)
