@@ -5,7 +5,7 @@
 #
 # First process of the guest's own system: unpack the checkout from the second disk, run its command, report, power off.
 # The second disk is a tar archive; its member .command is the command, which runs in /project.
-export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 PYTHONDONTWRITEBYTECODE=1
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8
 mount -t tmpfs tmpfs /tmp
 mount -t tmpfs tmpfs /run
 mkdir -p /dev/pts /dev/net
