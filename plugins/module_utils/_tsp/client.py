@@ -22,31 +22,25 @@ our accept. After a last word call data_to_send() once more (an accept or a reje
 
 from __future__ import annotations
 
-import re
 from collections import deque
-from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Callable
 
 from . import capability, sasl, states, xml_write
+from .client_config import ClientConfig, Credentials, check_config, port_of
 from .errors import LocalError, NetworkError, RemoteError, TspError
 from .events import Authenticated, CapabilitiesReceived, Completed, Deleted, Event, Failed, Granted, Redirected
 from .framing import SASL, TEXT, XML, Frame, FramingError, Reader
 from .grant_check import check_grant
-from .lease import Address, Grant
 from .messages import protocol_error, read_brokers, read_grant
 from .quirks import count
-from .request import TunnelRequest
-from .rudp import HEADER_SIZE, RudpClient, RudpConfig
+from .rudp import HEADER_SIZE, RudpClient
 from .status import REDIRECT_BASE, error_from_status
 
-ACTIONS = ("create", "delete", "info", "capabilities")
-DEFAULT_PORT = 3653
+__all__ = ["ClientConfig", "Credentials", "TspClient"]
+
 MAX_POLLS = 4
 """Empty datagrams in a row that ask for text; more would only hammer a broker that has none."""
 
-_VERSION = re.compile(r"[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}\Z")
-_PORT = re.compile(r"(?:\[[^\]]*\]|[^:]*):([0-9]{1,5})\Z")
 _DUE = {
     states.WAIT_CAPABILITY: "its capabilities were due",
     states.WAIT_AUTH: "authentication was under way",
@@ -57,48 +51,6 @@ _DUE = {
 }
 _WANTS_XML = (states.WAIT_GRANT, states.WAIT_INFO)
 _WANTS_HEADER = (states.WAIT_GRANT, states.WAIT_INFO, states.WAIT_DELETE)
-
-
-@dataclass(frozen=True)
-class Credentials:
-    """Who asks. None, None is anonymous. The password never shows in a repr."""
-
-    username: str | None = None
-    password: str | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True)
-class ClientConfig:
-    """What one session needs to know.
-
-    transport: udp | tcp. server: host[:port] exactly as configured (it is hashed by DIGEST-MD5). local_address: of our socket, fills
-    the client address where the request names none. rng(n) gives n random bytes. version: 2.0.2 | 2.0.1 | 2.0.0 | 1.0.1 | ...
-    action: create | delete | info | capabilities. grant: the tunnel meant by delete and info, where it is known.
-    auth_method: any | anonymous | plain | digest-md5 | passdss-3des-1; `any` uses PLAIN only with allow_plaintext.
-    verify_key(blob): called with the broker's PASSDSS key, raises RemoteError to refuse it; None: PASSDSS cannot be used.
-    peer_is_loopback: the broker was reached over loopback, so loopback endpoints are allowed in its answer.
-    strict: a prefix of another length than asked is refused instead of warned about.
-    reply_timeout: seconds that a broker may take for one whole answer over TCP, trickled bytes or not.
-    grace: seconds of silence over TCP after which an answer without its end is taken as it is.
-    """
-
-    transport: str
-    server: str
-    request: TunnelRequest
-    local_address: IPv4Address | IPv6Address
-    rng: Callable[[int], bytes] = field(repr=False)
-    version: str = "2.0.2"
-    action: str = "create"
-    grant: Grant | None = None
-    auth_method: str = "any"
-    credentials: Credentials = Credentials()
-    allow_plaintext: bool = False
-    verify_key: Callable[[bytes], None] | None = field(default=None, repr=False)
-    peer_is_loopback: bool = False
-    strict: bool = False
-    rudp: RudpConfig = RudpConfig()
-    reply_timeout: float = 30.0
-    grace: float = 2.0
 
 
 class TspClient:
@@ -114,7 +66,7 @@ class TspClient:
         self.quirks: dict[str, int] = {}
         self.state = states.IDLE
         self.mechanism: sasl.ClientMechanism | None = None
-        self._client_address = _check(config)
+        self._client_address = check_config(config)
         self._old = config.version.startswith("1.")
         self._reader = Reader(self._quirk, statuses=True)
         self._udp = RudpClient(config.rudp) if config.transport == "udp" else None
@@ -443,7 +395,7 @@ class TspClient:
         if asked:
             self._go("grant")
         try:
-            grant = read_grant(frame.body, self._quirk, config.request, server_port=_port_of(config.server))
+            grant = read_grant(frame.body, self._quirk, config.request, server_port=port_of(config.server))
             warnings = check_grant(grant, config.request if asked else None, transport=config.transport,
                                    peer_is_loopback=config.peer_is_loopback, strict=config.strict)
         except RemoteError as error:
@@ -513,41 +465,3 @@ class TspClient:
 
     def _quirk(self, name: str) -> None:
         count(self.quirks, name)
-
-
-def _port_of(server: str) -> int:
-    """The port in a server string (host, host:port, [address]:port; a bare IPv6 address has none)."""
-    match = _PORT.match(server)
-    return int(match[1]) if match else DEFAULT_PORT
-
-
-def _check(config: ClientConfig) -> Address | None:
-    """Refuse what cannot work before a byte is sent. Returns the client address for a create, where it is known also for others."""
-    request = config.request
-
-    def refuse(message: str, hint: str = "") -> None:
-        raise LocalError("invalid_request", message, hint)
-
-    if config.transport not in ("udp", "tcp"):
-        refuse(f"transport {config.transport!r} is unknown.", "Use udp or tcp.")
-    if config.action not in ACTIONS:
-        refuse(f"action {config.action!r} is unknown.", f"Use one of {', '.join(ACTIONS)}.")
-    if not _VERSION.match(config.version):
-        refuse(f"version {config.version!r} is not a TSP version.", "Use 2.0.2, 2.0.1, 2.0.0 or 1.0.1.")
-    if config.version.startswith("1.") and (config.transport == "udp" or request.mode in ("v6udpv4", "v4v6")):
-        refuse(f"TSP {config.version} has no UDP and no modes v6udpv4 and v4v6.", "Use version 2.0.0 or later.")
-    if not config.server or not config.server.isprintable() or " " in config.server:
-        refuse("The broker's name is not a host or host:port.")
-    if config.auth_method.lower() not in sasl.AUTH_METHODS:
-        refuse(f"auth_method {config.auth_method!r} is unknown.", f"Use one of {', '.join(sasl.AUTH_METHODS)}.")
-    if config.action == "create" and request.mode == "v6udpv4" and config.transport == "tcp":
-        refuse("A v6udpv4 tunnel travels in the UDP session that negotiated it and cannot be asked for over TCP.")
-    version = 6 if request.mode == "v4v6" else 4
-    address: Address | None = request.client_ipv6 if version == 6 else request.client_ipv4
-    if address is None and config.local_address.version == version:
-        address = config.local_address
-    if address is None and config.action == "create":
-        raise LocalError("client_address_missing",
-                         f"Mode {request.mode} needs the client's IPv{version} address, and the broker was reached over IPv{10 - version}.",
-                         f"Set client_ipv{version}, or name the broker by an IPv{version} address.")
-    return address
