@@ -119,3 +119,12 @@ def test_a_policy_must_exist():
     with pytest.raises(LocalError) as caught:
         knownkeys.KeyPolicy("b.example", policy="ask")
     assert caught.value.code == "invalid_request"
+
+
+def test_it_can_be_told_beforehand_whether_any_key_could_pass():
+    text = line("b.example", KEY)
+    assert knownkeys.KeyPolicy("b.example", text=text).may_accept
+    assert knownkeys.KeyPolicy("b.example", policy="accept_new").may_accept
+    assert knownkeys.KeyPolicy("b.example", pinned=b64(KEY)).may_accept
+    assert not knownkeys.KeyPolicy("b.example").may_accept
+    assert not knownkeys.KeyPolicy("c.example", text=text).may_accept

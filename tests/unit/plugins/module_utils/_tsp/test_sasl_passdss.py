@@ -17,11 +17,13 @@ pytest.importorskip("cryptography")
 
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp import dsakey, passdss, sasl  # noqa: E402
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.errors import LocalError, RemoteError  # noqa: E402
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.server import ServerConfig, TspServer  # noqa: E402
 from ansible_collections.tunnelbroker.tsp.tests.unit.plugins.module_utils._tsp._accounts import (  # noqa: E402
     FakeAccount,
     counting_rng,
     lookup_of,
 )
+from ansible_collections.tunnelbroker.tsp.tests.unit.plugins.module_utils._tsp._pair import FakeBackend  # noqa: E402
 from ansible_collections.tunnelbroker.tsp.tests.unit.plugins.module_utils._tsp._recordings import load  # noqa: E402
 
 PASSDSS_RECORDINGS = ("stub-udp-v6v4-passdss", "stub-udp-v6v4-passdss-keyknown", "stub-tcp-v6v4-passdss-3des-1", "stub-tcp-any",
@@ -183,6 +185,37 @@ def test_a_recorded_answer_proves_nothing_to_another_client(name):
     with pytest.raises(RemoteError) as caught:
         client.step(s2)
     assert caught.value.code == "server_not_authentic"
+
+
+# Whole sessions of the old client, model instead of recording, because its answer depends on ours.
+
+
+@pytest.mark.parametrize("transport, piece", [("udp", 0), ("tcp", 0), ("tcp", 1), ("tcp", 50)])
+@pytest.mark.parametrize("password, right", [("secret1", True), ("wrong", False), ("1234567890123456", False)])
+def test_an_old_client_gets_through_a_whole_session(key, transport, piece, password, right):
+    broker = TspServer(ServerConfig(rng=counting_rng(3), dsa_key=key), FakeBackend(), transport, ("192.0.2.1", 4000))
+    number = [0xF00000EF]
+
+    def ask(text):
+        number[0] += 1
+        header = struct.pack(">II", number[0], 371) if transport == "udp" else b""
+        data, said = header + text, []
+        for at in range(0, len(data), piece or len(data)):
+            broker.receive(data[at:at + (piece or len(data))], 0.0)
+            said += broker.data_to_send(0.0)
+        assert len(said) == 1 if transport == "udp" else len(said) <= 1
+        return said[0][len(header):] if said else b""
+
+    assert b" AUTH=PASSDSS-3DES-1" in ask(b"VERSION=2.0.1\r\n")
+    old = OldClient(password=password.encode())
+    assert ask(b"AUTHENTICATE PASSDSS-3DES-1\r\n\0") == b"", "over UDP the bare header, over TCP nothing"
+    s2 = ask(base64.b64encode(old.c1))
+    verdict = ask(old.answer(s2))
+    assert verdict == (b"200 Success\r\n" if right else b"300 Authentication failed\r\n")
+    if right:
+        body = b'<tunnel action="create" type="v6v4" proxy="no">\r\n <client>\r\n  <address type="ipv4">192.0.2.1</address>\r\n'
+        body += b" </client>\r\n</tunnel>\r\n"
+        assert b"\r\n200 Success\r\n<tunnel action=\"info\"" in ask(b"Content-length: %d\r\n" % len(body) + body)
 
 
 # Streams.
