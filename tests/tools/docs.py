@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT / "plugins"))
 from module_utils._tsp import states, status  # noqa: E402
 
 MARK = re.compile(r"<!-- generated: (?P<name>[a-z-]+) -->\n(?P<body>.*?)<!-- end of generated: (?P=name) -->\n", re.DOTALL)
-KINDS = {"LocalError": "local", "RemoteError": "remote", "NetworkError": "network", "ApplyError": "apply"}
+KINDS = {"LocalError": "local", "RemoteError": "remote", "NetworkError": "network", "TooSoonError": "network", "ApplyError": "apply"}
 
 
 class Code(NamedTuple):

@@ -34,9 +34,8 @@ FORGET_AFTER = 86400.0
 class TooSoonError(NetworkError):
     """The next exchange is not due yet and does not become due before the deadline. retry_after: seconds."""
 
-    def __init__(self, broker: str, retry_after: float, why: str) -> None:
-        super().__init__("too_soon", f"{broker} is not to be asked again for {retry_after:.0f} s: {why}.",
-                         "Try again later, or give a deadline long enough to wait.")
+    def __init__(self, code: str, message: str, hint: str, retry_after: float) -> None:
+        super().__init__(code, message, hint)
         self.retry_after = retry_after
 
 

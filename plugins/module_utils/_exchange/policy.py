@@ -226,7 +226,8 @@ class Negotiation:
         if wait <= 0:
             return
         if wait + TURN_MARGIN > self._remaining():
-            raise TooSoonError(broker.server, wait, why)
+            raise TooSoonError("too_soon", f"It is not to be asked again for {wait:.0f} s: {why}.",
+                               "Try again later, or give a deadline long enough to wait.", wait)
         self._say(f"{broker}: waiting {wait:.1f} s, because {why}")
         await self._runtime.sleep(wait)
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from ipaddress import ip_address
 
 import pytest
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._exchange import tcp, udp
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._exchange.negotiate import negotiate_sync
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._exchange.options import ExchangeOptions
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._exchange.sync import run_sync
@@ -191,6 +193,24 @@ def test_each_attempt_has_a_new_socket_and_the_first_local_address_stays_the_tun
     peers, creates = run_sync(scenario)
     assert len({port for _host, port in peers}) == 3
     assert b'<address type="ipv4">127.0.0.1</address>' in creates[0]
+
+
+def test_later_attempts_name_the_first_local_address(monkeypatch):
+    """Another socket may leave from another address; the tunnel's end is meant to stay."""
+    here = iter(range(1, 99))
+
+    def ends(sock):
+        return ip_address(f"192.0.2.{next(here)}"), sock.getsockname()[1]
+
+    monkeypatch.setattr(udp, "local_end", ends)
+    monkeypatch.setattr(tcp, "local_end", ends)
+
+    async def scenario():
+        async with FakeBroker(udp="silent") as broker:
+            await ask(broker, mode="v6v4")
+            return [message for transport, message in broker.log if transport == "tcp" and b"create" in message]
+
+    assert b'<address type="ipv4">192.0.2.1</address>' in run_sync(scenario)[0]
 
 
 def test_an_exchange_leaves_from_the_source_address_and_port():
