@@ -52,7 +52,7 @@ def _driver_class() -> Any:
     One class for all: hier_config compares configurations of one driver class only.
     """
 
-    class Driver(HConfigDriverCiscoIOS):  # type: ignore[misc]
+    class Driver(HConfigDriverCiscoIOS):
         @staticmethod
         def _instantiate_rules() -> HConfigDriverRules:
             given = HConfigDriverCiscoIOS._instantiate_rules()
