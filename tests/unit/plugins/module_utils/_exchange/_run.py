@@ -23,6 +23,11 @@ FAST = RudpConfig(rto_initial=0.05, rto_min=0.05, rto_max=0.2)
 """The old client's rules forty times as fast: a silent broker is given up after 0.15 s instead of 6."""
 
 
+def impatient(**changes: Any) -> World:
+    """A world for brokers that keep TCP waiting."""
+    return World(reply_timeout=0.3, **changes)
+
+
 class World:
     """A runtime whose wall clock and sleep are in the test's hand."""
 
@@ -33,7 +38,7 @@ class World:
         self.lookups: list[str] = []
         self.runtime = Runtime(**{
             "wall": lambda: self.now, "sleep": self._sleep, "lookup": self._lookup, "jitter": lambda: 0.5, "rudp": FAST,
-            "connect_timeout": 2.0, "reply_timeout": 0.3, "echo_timeout": 0.4, **changes})
+            "connect_timeout": 2.0, "reply_timeout": 10.0, "echo_timeout": 0.8, **changes})
 
     async def _sleep(self, seconds: float) -> None:
         self.slept.append(seconds)

@@ -72,12 +72,12 @@ def test_a_lost_datagram_is_sent_again():
 
         async with FakeBroker(on_udp=forgetful) as broker:
             name = parse_broker(broker.name)
-            measured = (await measure([name]))[name]
+            measured = (await measure([name], timeout=3.0))[name]
         assert seen[0][:4] == seen[1][:4] and seen[0] != seen[1]
         return measured
 
     measured = run_sync(scenario)
-    assert measured is not None and measured < 200, "measured from the send that was answered"
+    assert measured is not None and measured < 1000, "measured from the send that was answered"
 
 
 def test_nearest_first_and_unmeasured_last_in_their_order():

@@ -19,6 +19,7 @@ from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.client impor
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.dsakey import generate_dsa_key  # noqa: E402
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.events import BrokerAddress  # noqa: E402
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.request import TunnelRequest  # noqa: E402
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.rudp import RudpConfig  # noqa: E402
 from ansible_collections.tunnelbroker.tsp.tests.unit.plugins.module_utils._exchange._real import RealBroker  # noqa: E402
 from ansible_collections.tunnelbroker.tsp.tests.unit.plugins.module_utils._exchange._run import World, ask, fails  # noqa: E402
 from ansible_collections.tunnelbroker.tsp.tests.unit.plugins.module_utils._tsp._pair import FakeBackend  # noqa: E402
@@ -35,7 +36,7 @@ def dsa_key():
 def test_datagram_pairs_of_a_whole_exchange(method, pairs, dsa_key):
     async def scenario():
         async with RealBroker(dsa_key=dsa_key) as broker:
-            lease = (await ask(broker, mode="v6udpv4", auth_method=method, **USER)).lease
+            lease = (await ask(broker, mode="v6udpv4", auth_method=method, world=World(rudp=RudpConfig()), **USER)).lease
             return lease, broker.datagrams, broker.backend.calls
 
     lease, datagrams, calls = run_sync(scenario)
