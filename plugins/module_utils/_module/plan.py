@@ -17,7 +17,7 @@
     ra_mtu             MTU to advertise on the LAN, null with v4v6 (there are no router advertisements for IPv4)
     prefix             the delegated network (text) or null; prefix_length its length or null
     lan                [{interface, network, address, length, cidr, netmask (IPv4 only), subnet}], one per LAN interface;
-                       our address there is the ::1 (the ::2 where ::1 is already ours inside the tunnel)
+                       our address there is the ::1 (the next one where ::1 is an end of the tunnel)
     router             whether packets are forwarded: true as soon as there is a delegated prefix
     unreachable        network to route to nowhere so that unused parts of the prefix do not loop back into the tunnel, or null
     unreachable_ipv4   the same as {address, netmask} for devices that write IPv4 networks so; null with IPv6 and without one
@@ -32,11 +32,12 @@ goes below 1280 (RFC 8200 section 5): on a smaller link the outer packets are fr
 
 from __future__ import annotations
 
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
+from itertools import chain
 from typing import Any
 
 from .._tsp.errors import LocalError
-from .._tsp.lease import Address, Lease, Network
+from .._tsp.lease import Lease, Network
 
 OVERHEAD = {"v6v4": 20, "v6udpv4": 28, "v4v6": 40}
 ENCAPSULATION = {"v6v4": "ipv6ip", "v6udpv4": "udp", "v4v6": "ipip6"}
@@ -53,7 +54,8 @@ def tunnel_plan(lease: Lease | dict[str, Any], *, lan_interfaces: Any = (), mtu:
     """The plan (module docstring) for `lease`, an object or its dict.
 
     lan_interfaces: names, or dicts {name, subnet}: subnet is the number of the network inside the prefix (0 first; text
-    may be decimal, or hexadecimal with 0x); interfaces without one get the lowest numbers left, in order. mtu: None or "auto" computes,
+    may be decimal, or hexadecimal with 0x); interfaces without one get the lowest numbers left, in order; networks that hold an end of
+    the tunnel come last. mtu: None or "auto" computes,
     a number overrides. link_mtu: MTU of the link under the tunnel.
 
     Raises LocalError: `lease_invalid`, `mtu_invalid`, `lan_invalid` (contradiction in the choices), `no_prefix` (LAN interfaces
@@ -66,10 +68,10 @@ def tunnel_plan(lease: Lease | dict[str, Any], *, lan_interfaces: Any = (), mtu:
     size = _mtu(grant.mode, family, mtu, link_mtu)
     address, peer = grant.inner_address(grant.client), grant.inner_address(grant.server)
     whole = 128 if family == 6 else 32
-    lan = _lan(grant.prefix, _interfaces(lan_interfaces), address)
     target = str(peer)
     if grant.keepalive is not None and grant.keepalive.address is not None:
         target = str(grant.keepalive.address)
+    lan = _lan(grant.prefix, _interfaces(lan_interfaces), {str(address), str(peer), target})
     udp = grant.mode == "v6udpv4"
     prefix = grant.prefix
     return {
@@ -143,7 +145,7 @@ def _interfaces(wanted: Any) -> list[tuple[str, int | None]]:
     return out
 
 
-def _lan(prefix: Network | None, interfaces: list[tuple[str, int | None]], inner: Address | None) -> list[dict[str, Any]]:
+def _lan(prefix: Network | None, interfaces: list[tuple[str, int | None]], ends: set[str]) -> list[dict[str, Any]]:
     if not interfaces:
         return []
     if prefix is None:
@@ -157,17 +159,17 @@ def _lan(prefix: Network | None, interfaces: list[tuple[str, int | None]], inner
         asked = f"subnet {highest}" if highest >= room else f"{len(interfaces)} LAN interfaces"
         raise LocalError("prefix_too_small", f"The delegated prefix {prefix} holds {room} network{'s' if room > 1 else ''} "
                          f"of length {length}, too few for {asked}.", "Ask for a shorter prefix_length, or use fewer interfaces.")
-    out, following = [], 0
+    step = 1 << (prefix.max_prefixlen - length)
+    first = int(prefix.network_address)
+    held = {(int(end) - first) // step for end in map(ip_address, ends) if end in prefix}
+    free = chain((n for n in range(room) if n not in held), sorted(held))
+    out: list[dict[str, Any]] = []
     for name, number in interfaces:
         if number is None:
-            while following in taken:
-                following += 1
-            number = following
-            taken.add(number)
-        step = 1 << (prefix.max_prefixlen - length)
+            number = next(n for n in free if n not in taken)
         network = ip_network((str(prefix.network_address + number * step), length))
         address = network.network_address + 1
-        if address == inner:
+        while str(address) in ends:
             address += 1
         out.append({"interface": name, "network": str(network), "address": str(address), "length": length,
                     "cidr": f"{address}/{length}", "netmask": str(network.netmask) if prefix.version == 4 else None,

@@ -125,6 +125,14 @@ def test_our_lan_address_never_collides_with_our_tunnel_address():
     assert tunnel_plan(inside, lan_interfaces=["eth1"])["lan"][0]["address"] == "2001:db8:a::2"
 
 
+def test_a_lan_never_gets_the_brokers_address_and_keeps_off_its_network_while_there_are_others():
+    value = lease(prefix="2001:db8:f00::/63").to_dict()
+    plan = tunnel_plan(value, lan_interfaces=["eth1", "eth2"])
+    assert [entry["cidr"] for entry in plan["lan"]] == ["2001:db8:f00:1::1/64", "2001:db8:f00::3/64"]
+    plan = tunnel_plan(value, lan_interfaces=[{"name": "eth1", "subnet": 0}])
+    assert plan["lan"][0]["address"] == "2001:db8:f00::3"
+
+
 def test_ends_of_the_tunnel():
     plan = tunnel_plan(lease("v6udpv4"))
     assert plan["tunnel"] == {"local": "198.51.100.7", "remote": "203.0.113.1", "encapsulation": "udp", "local_port": 40000,
