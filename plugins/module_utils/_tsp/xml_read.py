@@ -118,7 +118,8 @@ def parse(data: bytes, quirk: Callable[[str], None]) -> Element:
         raise XmlError("it is larger than 64 KiB")
     if b"\0" in data or b"\x08" in data:
         # Padding, and the BS that one client puts where LF belongs (tsp-protocol.md section 12 row 8).
-        data = data.replace(b"\0", b"").replace(b"\x08", b"\n")
+        # A NUL inside becomes a space, never nothing: taking it out would make one clean name of two hostile halves.
+        data = data.strip(b"\0").replace(b"\0", b" ").replace(b"\x08", b"\n")
         quirk("xml_nul")
     if b"='" in data or b"= '" in data:
         quirk("xml_single_quotes")
