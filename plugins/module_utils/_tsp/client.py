@@ -278,7 +278,8 @@ class TspClient:
             self._quirk("header_unexpected")
         if event == "refusal":
             assert frame.status is not None
-            raise error_from_status(frame.status, frame.text)
+            self._fail(error_from_status(frame.status, frame.text), event)
+            return
         if event == "redirect":
             self._redirect(frame)
         elif event == "capability":
@@ -430,7 +431,7 @@ class TspClient:
         self._go(event)
         self._events.append(Completed())
 
-    def _fail(self, error: TspError) -> None:
+    def _fail(self, error: TspError, event: str = "fail") -> None:
         self._merge_quirks()
         secret = self.config.credentials.password
         if secret and secret in error.message:
@@ -438,7 +439,7 @@ class TspClient:
             error.message = error.message.replace(secret, "***")
             error.args = (error.message,)
         self._stop()
-        self._go("fail")
+        self._go(event)
         self._events.append(Failed(error))
 
     def _stop(self) -> None:
