@@ -78,6 +78,6 @@ def _any(request: TunnelRequest, named: Address | None, transport: str, seen: Ad
     if request.proxy:
         raise Refusal(status.UNSUPPORTED_TUNNEL_TYPE, "a proxy can only have v6v4, which is not offered")
     if transport != "udp" or seen.version != 4:
-        raise Refusal(status.UNSUPPORTED_TUNNEL_TYPE, f"the client named {named} but was seen as {seen}: only v6udpv4 could do, and that "
-                      "must be asked for over UDP and IPv4" if not direct else "v6udpv4 must be asked for over UDP and IPv4")
+        why = "" if direct else f"named {named}, seen as {seen}: "
+        raise Refusal(status.UNSUPPORTED_TUNNEL_TYPE, f"{why}only v6udpv4 would go, asked for over UDP and IPv4")
     return "v6udpv4"
