@@ -14,17 +14,23 @@ Accounts: alice/secret1; bob/secret2; fleet/secret3 (proxy, 1000 tunnels); gone/
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
+import functools
 import io
 import json
+import shutil
+import tempfile
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._broker import config as broker_config
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._broker.keys import server_key
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._broker.logs import Log
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._broker.service import Broker
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp import sasl
 
 ACCOUNTS = [
     {"username": "alice", "password": "secret1"},
@@ -67,6 +73,16 @@ class RunningBroker:
         return [line for line in lines if event is None or line["event"] == event]
 
 
+@functools.lru_cache(maxsize=1)
+def shared_key() -> Path:
+    """The file of one DSA key for all brokers of this process: making one takes longer than most tests."""
+    folder = Path(tempfile.mkdtemp(prefix="tsp-broker-key-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    if sasl.have_passdss():
+        server_key(folder / "key.pem")
+    return folder / "key.pem"
+
+
 def config_data(directory: Path, changes: dict[str, Any] | None = None) -> dict[str, Any]:
     """The configuration as plain data."""
     data: dict[str, Any] = {
@@ -80,7 +96,7 @@ def config_data(directory: Path, changes: dict[str, Any] | None = None) -> dict[
         "dns_domain": "tunnels.example",
         "data_plane": "none",
         "store": {"path": str(directory / "leases.db")},
-        "key_file": str(directory / "key.pem"),
+        "key_file": str(shared_key()),
         "accounts": ACCOUNTS,
         "log": {"level": "debug"},
     }
@@ -115,10 +131,11 @@ def broker_in_thread(directory: Path, changes: dict[str, Any] | None = None) -> 
                 started.extend((broker, lambda: loop.call_soon_threadsafe(stop.set)))
                 ready.set()
                 await stop.wait()
-        except BaseException as exc:
+        except BaseException as exc:  # raised again where the broker was asked for
+            if ready.is_set():
+                raise
             started.append(exc)
             ready.set()
-            raise
 
     thread = threading.Thread(target=lambda: asyncio.run(run()), daemon=True)
     thread.start()
