@@ -72,9 +72,12 @@ def machine() -> str:
                 break
     except OSError:
         pass
+    scheduler = getattr(os, "sched_getscheduler", lambda _pid: 0)(0)
+    ahead = ", at real-time priority (ahead of whatever else the machine was doing)" if scheduler in (
+        getattr(os, "SCHED_FIFO", -1), getattr(os, "SCHED_RR", -1)) else ""
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     return (f"{os.cpu_count()} × {model}, {platform.system()} {platform.release()}, Python {platform.python_version()}; "
-            f"load averages at the end {load}")
+            f"load averages at the end {load}{ahead}")
 
 
 def report(rows: list[list[str]], sections: list[tuple[str, str]], took: float) -> str:
