@@ -22,6 +22,7 @@ from .._tsp.lease import Lease
 from .._tsp.request import TunnelRequest
 from . import copyfile
 from .ask import Place, checked_name, options_of, request_of
+from .blockyaml import to_yaml
 from .leasestore import Reservation, lease_text, load, remove
 
 KEPT_BY_BROKER = ("auth_failed", "no_common_mechanism", "server_key_unknown", "server_key_changed", "server_not_authentic",
@@ -210,7 +211,7 @@ def _result(params: dict[str, Any], place: Place, changed: bool, reason: str, ol
             asked: TunnelRequest | None = None) -> dict[str, Any]:
     after = "" if new is None else lease_text(new)
     if asked is not None:  # check mode: what will be granted is the broker's to say
-        after = "".join(f"{name}: {value}\n" for name, value in {"to be asked for": "", **asked.to_dict()}.items())
+        after = "# to be asked for\n" + to_yaml(asked.to_dict())
     return {
         "changed": changed,
         "reason": reason,

@@ -166,7 +166,7 @@ def test_warnings_of_grant_and_exchange_are_returned(task):
 def test_check_mode_sends_nothing_writes_nothing_and_predicts(task):
     result = task(check_mode=True)
     assert result["changed"] is True and "There is no lease yet." in result["reason"] and "Check mode" in result["reason"]
-    assert result["lease"] == {} and "mode: v6anyv4" in result["diff"]["after"]
+    assert result["lease"] == {} and 'mode: "v6anyv4"' in result["diff"]["after"]
     assert task.packets == [] and everything_in(task.folder) == {} and not task.file.parent.exists()
     task()
     before = everything_in(task.folder)
