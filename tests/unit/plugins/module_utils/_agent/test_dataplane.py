@@ -1,0 +1,194 @@
+# Copyright (c) 2026, The tunnelbroker.tsp authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The data plane between a device (a pair of packet sockets stands in for it) and a real UDP socket on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from ipaddress import IPv6Address, IPv6Network
+from typing import Any
+
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent import icmp6
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.dataplane import BATCH, DataPlane
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.screen import Screen
+
+OURS, PEER, FAR = IPv6Address("2001:db8:f::2"), IPv6Address("2001:db8:f::1"), IPv6Address("2001:db8:1::1")
+IDENTIFIER = 4242
+
+
+class Bench:
+    """The kernel's side of the device, the broker's socket, and what the data plane reported."""
+
+    def __init__(self) -> None:
+        self.kernel, device = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.kernel.setblocking(False)
+        device.setblocking(False)
+        self.device = device.detach()
+        self.broker = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.broker.bind(("127.0.0.1", 0))
+        self.broker.setblocking(False)
+        self.echoes: list[icmp6.Echo] = []
+        self.troubles: list[OSError] = []
+        self.consume = True
+        self.plane = DataPlane(self.device, Screen(OURS, IPv6Network("2001:db8:8000::/56")), 1472, PEER, IDENTIFIER, self._echo,
+                               self.troubles.append)
+        self.client = self._connected()
+        self.plane.attach(self.client)
+
+    def _connected(self) -> socket.socket:
+        client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        client.bind(("127.0.0.1", 0))
+        client.connect(self.broker.getsockname())
+        client.setblocking(False)
+        return client
+
+    def _echo(self, echo: icmp6.Echo) -> bool:
+        self.echoes.append(echo)
+        return self.consume
+
+    def from_broker(self, data: bytes, sender: socket.socket | None = None) -> None:
+        (sender or self.broker).sendto(data, self.client.getsockname())
+
+    async def received(self, sock: socket.socket) -> bytes:
+        return await asyncio.wait_for(asyncio.get_running_loop().sock_recv(sock, 65536), 30)
+
+    async def until(self, condition: Callable[[], Any]) -> None:
+        async def poll() -> None:
+            while not condition():
+                await asyncio.sleep(0.002)
+        await asyncio.wait_for(poll(), 30)
+
+    def close(self) -> None:
+        self.plane.close()
+        os.close(self.device)
+        self.kernel.close()
+        self.broker.close()
+
+
+@asynccontextmanager
+async def bench() -> AsyncIterator[Bench]:
+    made = Bench()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def request(source: IPv6Address = OURS, destination: IPv6Address = FAR, payload: bytes = b"x") -> bytes:
+    return icmp6.echo_request(source, destination, 7, 1, payload)
+
+
+def test_packets_pass_unchanged_but_for_the_label() -> None:
+    async def run() -> None:
+        async with bench() as b:
+            labelled = bytes.fromhex("600123f0") + request()[4:]
+            b.kernel.send(labelled)
+            assert await b.received(b.broker) == request()
+            back = icmp6.echo_request(FAR, OURS, 7, 1, b"y")
+            b.from_broker(back)
+            assert await b.received(b.kernel) == back
+            assert (b.plane.counters["packets_out"], b.plane.counters["packets_in"]) == (1, 1)
+    asyncio.run(run())
+
+
+def test_many_at_once_both_ways_in_order() -> None:
+    async def run() -> None:
+        async with bench() as b:
+            count = BATCH + 17
+            out = [request(payload=bytes([n])) for n in range(count)]
+            back = [icmp6.echo_request(FAR, OURS, 7, n, b"y") for n in range(count)]
+            for packet, answer in zip(out, back):
+                b.kernel.send(packet)
+                b.from_broker(answer)
+            assert [await b.received(b.broker) for _ in out] == out
+            assert [await b.received(b.kernel) for _ in back] == back
+    asyncio.run(run())
+
+
+def test_what_may_not_pass_is_counted() -> None:
+    async def run() -> None:
+        async with bench() as b:
+            b.kernel.send(request(source=IPv6Address("2001:db8:bad::1")))
+            b.kernel.send(request(source=IPv6Address("fe80::1"), destination=IPv6Address("ff02::2")))
+            b.kernel.send(b"\x45" + request()[1:])
+            b.from_broker(request(source=OURS, destination=OURS))
+            b.from_broker(request(source=FAR, destination=FAR))
+            b.from_broker(b"\xf0\x00\x00\xf0\0\0\0\0200 Success\r\n")
+            b.from_broker(request(source=FAR, destination=OURS)[:-1])
+            stranger = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            b.from_broker(request(source=FAR, destination=OURS), stranger)
+            stranger.close()
+            b.kernel.send(request())
+            b.from_broker(icmp6.echo_request(FAR, OURS, 7, 1))
+            assert await b.received(b.broker) == request()
+            assert await b.received(b.kernel) == icmp6.echo_request(FAR, OURS, 7, 1)
+            c = b.plane.counters
+            assert {key: c[key] for key in c if "dropped" in key or "signalling" in key} == {
+                "dropped_out_spoofed": 1, "dropped_out_local_only": 1, "dropped_out_malformed": 1, "dropped_in_spoofed": 2,
+                "dropped_in_malformed": 1, "signalling_in": 1}
+            assert (c["packets_in"], c["packets_out"]) == (1, 1)
+    asyncio.run(run())
+
+
+def test_too_big_is_told_to_the_sender() -> None:
+    async def run() -> None:
+        async with bench() as b:
+            b.plane.renew(Screen(OURS, None), 1300, PEER)
+            big = request(payload=b"x" * 1300)
+            b.kernel.send(big)
+            answer = await b.received(b.kernel)
+            assert answer[40] == icmp6.PACKET_TOO_BIG and int.from_bytes(answer[44:48], "big") == 1300
+            assert answer[8:24] == PEER.packed and answer[24:40] == OURS.packed
+            assert b.plane.counters["too_big"] == 1 and b.plane.counters["packets_out"] == 0
+    asyncio.run(run())
+
+
+def test_our_echo_replies_are_ours_and_others_pass() -> None:
+    async def run() -> None:
+        async with bench() as b:
+            mine = icmp6.echo_reply_to(icmp6.Echo(128, OURS, PEER, IDENTIFIER, 9, b"k"))
+            b.from_broker(mine)
+            await b.until(lambda: b.echoes)
+            assert b.echoes[0].sequence == 9
+            b.consume = False  # a user's ping that happens to use our identifier
+            b.from_broker(mine)
+            assert await b.received(b.kernel) == mine
+            damaged = mine[:-1] + b"K"
+            b.from_broker(damaged)
+            await b.until(lambda: b.plane.counters["dropped_in_malformed"] == 1)
+            theirs = icmp6.echo_reply_to(icmp6.Echo(128, OURS, PEER, 7, 9, b"k"))
+            b.from_broker(theirs)
+            assert await b.received(b.kernel) == theirs
+            assert len(b.echoes) == 2
+    asyncio.run(run())
+
+
+def test_a_broker_that_is_gone_is_reported() -> None:
+    async def run() -> None:
+        async with bench() as b:
+            b.broker.close()
+            b.kernel.send(request())
+            await b.until(lambda: b.troubles)
+            assert isinstance(b.troubles[0], ConnectionRefusedError)
+    asyncio.run(run())
+
+
+def test_without_a_socket_packets_are_dropped_and_another_socket_takes_over() -> None:
+    async def run() -> None:
+        async with bench() as b:
+            b.plane.detach()
+            assert not b.plane.attached and not b.plane.send(request())
+            b.kernel.send(request())
+            await b.until(lambda: b.plane.counters["dropped_out_no_tunnel"] == 1)
+            b.client = b._connected()
+            b.plane.attach(b.client)
+            b.kernel.send(request(payload=b"again"))
+            assert await b.received(b.broker) == request(payload=b"again")
+            assert b.plane.send(request(payload=b"own")) and await b.received(b.broker) == request(payload=b"own")
+    asyncio.run(run())
