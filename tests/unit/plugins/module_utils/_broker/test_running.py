@@ -67,7 +67,8 @@ def exchange(one: socket.socket, text: bytes, number: int = 0, stamp: int = 5) -
 # ---- what it is for ----
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(("transport", "version"), [*((t, v) for t in ("udp", "tcp") for v in ("2.0.2", "2.0.1", "2.0.0")), ("tcp", "1.0.1")])
+@pytest.mark.parametrize(("transport", "version"), [("udp", "2.0.2"), ("udp", "2.0.1"), ("udp", "2.0.0"), ("tcp", "2.0.2"),
+                                                    ("tcp", "2.0.1"), ("tcp", "2.0.0"), ("tcp", "1.0.1")])
 def test_every_mechanism_over_every_transport_and_version(tmp_path: Path, method: str, transport: str, version: str) -> None:
     if method.startswith("passdss") and not sasl.have_passdss():
         pytest.skip("needs the package cryptography")
