@@ -12,7 +12,7 @@ from typing import Any
 from ansible import constants as C
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.argspec import TUNNEL_RULES, TUNNEL_SPEC
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.ask import Place, checked_name
-from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.leasestore import Reservation, lease_text, read, remove
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.leasestore import Reservation, lease_text, read, remove, same_tunnel
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.tunnel_task import run
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.lease import Lease
 from ansible_collections.tunnelbroker.tsp.plugins.plugin_utils._action import ExchangeAction
@@ -34,7 +34,10 @@ class ActionModule(ExchangeAction):
         return run(params, place, check_mode=self._task.check_mode)
 
     def afterwards(self, result: dict[str, Any], params: dict[str, Any], host: Host, task_vars: dict[str, Any]) -> dict[str, Any]:
-        """Keep a copy of the target's lease in the project's folder, where one is wanted."""
+        """Keep a copy of the target's lease in the project's folder, where one is wanted.
+
+        The copy is for review and for rendering: it follows what was granted, not each renewal of it by the agent.
+        """
         if not params["lease_dir"]:
             return result
         path = lease_path(params["lease_dir"], checked_name(params), host.name, task_vars)
@@ -46,9 +49,9 @@ class ActionModule(ExchangeAction):
         elif not result.get("lease"):
             return result
         else:
-            text = lease_text(Lease.from_dict(result["lease"]))
-            changed = old != text
+            lease = Lease.from_dict(result["lease"])
+            changed = not same_tunnel(old, lease)
             if changed and not self._task.check_mode:
                 with Reservation(path, None) as room:
-                    room.commit(text)
+                    room.commit(lease_text(lease))
         return {**result, "changed": bool(result.get("changed")) or changed}

@@ -37,6 +37,20 @@ def lease_text(lease: Lease) -> str:
     return json.dumps(lease.to_dict(), indent=2) + "\n"
 
 
+def same_tunnel(text: str | None, lease: Lease) -> bool:
+    """Whether `text` is a lease that differs from `lease` in nothing but in when and over what it was asked for."""
+    try:
+        old = json.loads(text or "")
+        return _lasting(Lease.from_dict(old).to_dict()) == _lasting(lease.to_dict())
+    except (ValueError, RecursionError, LocalError):
+        return False
+
+
+def _lasting(data: dict[str, Any]) -> dict[str, Any]:
+    passing = ("obtained_at", "expires_at", "transport", "quirks", "warnings")
+    return {**{name: value for name, value in data.items() if name not in passing}, "client": {**data["client"], "udp_port": None}}
+
+
 def read(path: str) -> str | None:
     """The text of a file, None when there is no file. Raises LocalError `lease_unreadable`."""
     try:

@@ -14,14 +14,18 @@ HEADINGS = ("device", "platform", "mode", "IPv6 address", "prefix", "proved")
 NOTHING = "-"
 
 
-def tunnel_table(rows: Any) -> str:
+def tunnel_table(rows: Any, devices: Any = ()) -> str:
     """Lines of text with aligned columns: device, platform, mode, IPv6 address, prefix, proved (with the round trip in ms).
 
     rows: dicts {device, platform, lease, proof, error}, all but device optional; lease is the dict of a lease, proof is
-    {proved: bool, rtt_ms: number}, error a sentence shown in the place of the proof. Raises LocalError `table_invalid`.
+    {proved: bool, rtt_ms: number}, error a sentence shown in the place of the proof. devices: names in the order of the table; one of
+    which there is no row was not reached. Raises LocalError `table_invalid`.
     """
     if not isinstance(rows, (list, tuple)) or not all(isinstance(row, dict) for row in rows):
         raise LocalError("table_invalid", "The table needs a list of dicts.", "Give each device as {device, platform, lease, proof}.")
+    if devices:
+        known = {str(row.get("device")): row for row in rows}
+        rows = [known.pop(str(name), {"device": name, "error": "not reached"}) for name in devices] + list(known.values())
     lines = [HEADINGS] + [_cells(row) for row in rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
     lines.insert(1, tuple("-" * width for width in widths))

@@ -46,6 +46,13 @@ def test_the_table_has_one_aligned_line_per_device():
     ]
 
 
+def test_devices_set_the_order_and_nobody_is_forgotten():
+    rows = [{"device": "b", "platform": "linux"}, {"device": "c", "error": "Refused."}]
+    lines = FILTERS["tunnel_table"](rows, devices=["a", "c", "b"]).split("\n")[2:]
+    assert [line.split()[0] for line in lines] == ["a", "c", "b"]
+    assert lines[0].endswith("no: not reached") and lines[1].endswith("no: Refused.")
+
+
 def test_an_empty_table_is_its_headings():
     assert FILTERS["tunnel_table"]([]).split("\n")[0] == "device  platform  mode  IPv6 address  prefix  proved"
 

@@ -11,12 +11,14 @@ import signal
 import stat
 import subprocess
 import sys
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module import leasestore
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.errors import LocalError
-from ansible_collections.tunnelbroker.tsp.tests.unit.plugins.module_utils._module._leases import lease
+from ansible_collections.tunnelbroker.tsp.tests.unit.plugins.module_utils._module._leases import NOW, lease
 
 HELPER = Path(__file__).with_name("_killed_store.py")
 
@@ -59,6 +61,14 @@ def test_a_copy_keeps_the_mode_that_somebody_gave_it(path):
 def test_no_file_is_no_lease(path):
     assert leasestore.load(path) is None
     assert leasestore.remove(path) is False
+
+
+def test_a_renewed_lease_is_the_same_tunnel_and_another_grant_is_not():
+    value = lease("v6udpv4")
+    renewed = replace(value.with_udp_port(50001), obtained_at=NOW + timedelta(days=1), quirks={"x": 1})
+    assert leasestore.same_tunnel(leasestore.lease_text(value), renewed)
+    assert not leasestore.same_tunnel(leasestore.lease_text(value), lease("v6udpv4", "2001:db8:a::/48"))
+    assert not leasestore.same_tunnel("{", value) and not leasestore.same_tunnel(None, value)
 
 
 def test_remove_removes(path):
