@@ -18,6 +18,7 @@ from typing import Callable
 from .._tsp.client import TspClient
 from .._tsp.errors import NetworkError, TspError
 from .._tsp.events import Authenticated, CapabilitiesReceived, Completed, Deleted, Failed, Granted, Redirected
+from .link import Link
 from .options import Address, Broker
 from .source import Source
 from .tcp import TcpLink
@@ -94,12 +95,12 @@ class Session:
         self._limits = limits
         self._recorder = recorder
         self._client: TspClient | None = None
-        self._link: UdpLink | TcpLink | None = None
+        self._link: Link | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._steps = 0
 
-    def start(self, link: UdpLink | TcpLink, client: TspClient) -> None:
+    def start(self, link: Link, client: TspClient) -> None:
         """Begin to speak."""
         self._link, self._client = link, client
         now = self._loop.time()
@@ -232,7 +233,7 @@ async def run_session(target: Target, version: str, make_client: MakeClient, *, 
     started = loop.time()
     outcome = Outcome(target, version)
     session = Session(outcome, limits, recorder)
-    link: UdpLink | TcpLink | None = None
+    link: Link | None = None
     try:
         if started >= limits.deadline:
             raise deadline_passed(limits.total)
