@@ -18,7 +18,6 @@ from . import picture
 from .ansible import Ansible, Run
 from .lab import Lab
 from .machine import LabError
-from .namespace import PROJECT
 from .setting import BROKER, KEEPALIVE, PYTHON, ROUTER, UDP_TIMEOUT, Setting
 
 MARK = "TSP_DEMO"
@@ -54,7 +53,7 @@ class Demo:
         made = {os.readlink(f"/proc/{namespace.pid}/ns/net") for namespace in lab.namespaces}
         before = picture.of_namespace(setting.host)
         setting.start_broker()
-        self.say(f"broker: {self._program.relative_to(PROJECT)} listens on 192.0.2.1, port 3653")
+        self.say(f"broker: {self._program.name} listens on {BROKER}, port 3653")
         (lab.folder / "known_hosts").write_text(setting.start_router(), encoding="utf-8")
         configured = setting.router_configuration()
         self.say(f"router: an emulated Cisco IOS at {ROUTER}, over SSH")
@@ -87,7 +86,7 @@ class Demo:
 
     def _inventory(self, setting: Setting) -> dict[str, Any]:
         return {"all": {"children": {"tunnels": {
-            "vars": {"tunnel_broker": ["192.0.2.1"], "tunnel_password": setting.password, "tunnel_host_type": "router",
+            "vars": {"tunnel_broker": [BROKER], "tunnel_password": setting.password, "tunnel_host_type": "router",
                      "tunnel_keepalive_interval": KEEPALIVE},
             "hosts": {
                 "host": {
