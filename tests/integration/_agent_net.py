@@ -80,8 +80,10 @@ class Net:
     def kill_broker(self) -> None:
         """kill -9 of the program itself (the Popen is the one that went in and waits)."""
         assert self.server is not None
-        self.broker.run("sh", "-c", "for p in /proc/[0-9]*; do if tr '\\0' ' ' < $p/cmdline | grep -q '^[^ ]*python[^ ]* -m module_utils._broker';"
-                        " then kill -9 ${p#/proc/}; fi; done")
+        for line in self.broker.run("ps", "-eo", "pid=,args=").stdout.splitlines():
+            pid, words = line.split(maxsplit=1)
+            if "-m module_utils._broker serve" in words:
+                self.broker.run("kill", "-9", pid)
         self.server.wait(10)
         self.server = None
 
