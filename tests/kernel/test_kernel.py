@@ -19,9 +19,8 @@ GUEST = Path(__file__).resolve().parent / "guest"
 WHY_NOT = vm.why_not()
 # Emulated, Python takes a minute to compile the broker's libraries at each start: unpacked and compiled once, it takes a second.
 COMMAND = """
-for program in broker agent; do
-    mkdir -p /opt/$program && python3 -m zipfile -e dist/tsp-$program.pyz /opt/$program && python3 -m compileall -q /opt/$program plugins/module_utils
-done
+for program in broker agent; do python3 -m zipfile -e dist/tsp-$program.pyz /opt/$program; done
+python3 -m compileall -q /opt/broker /opt/agent plugins/module_utils
 TSP_GUEST=1 python3 -m pytest --color=no -p no:cacheprovider -v -rA tests/kernel/guest
 """
 

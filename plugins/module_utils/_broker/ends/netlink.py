@@ -26,7 +26,7 @@ ENCAPSULATION_LIMIT_OFF = 0x1
 
 
 class Netlink:
-    """Links, addresses and routes. Raises LocalError: `pyroute2_missing`, `not_permitted`, `netlink_failed`."""
+    """Links, addresses and routes. Raises LocalError: `pyroute2_missing`, `not_permitted`, `tunnel_exists`, `netlink_failed`."""
 
     def __init__(self) -> None:
         try:
@@ -54,6 +54,9 @@ class Netlink:
             if code in (errno.EPERM, errno.EACCES):
                 raise LocalError("not_permitted", f"The kernel refused {what}: not permitted.",
                                  "Run the broker as root or with CAP_NET_ADMIN, or set data_plane: none.") from None
+            if code == errno.EEXIST:
+                raise LocalError("tunnel_exists", f"The kernel refused {what}: it has one already.",
+                                 "Remove the device that has the same name or the same ends (ip -d link show).") from None
             raise LocalError("netlink_failed", f"The kernel refused {what}: {exc}.", "The kernel's log may tell more.") from None
 
     def find(self, name: str) -> int | None:
