@@ -71,7 +71,7 @@ def test_a_nat_translates_and_forgets() -> None:
 
         ports = [seen_port(), seen_port()]
         assert ports[0] == ports[1] != 4000
-        for _ in range(3):  # a random port can come up twice
+        for _again in range(3):  # a random port can come up twice
             translation.forget()
             ports.append(seen_port())
         assert len(set(ports)) > 1

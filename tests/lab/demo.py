@@ -137,7 +137,7 @@ class Demo:
             inside.settimeout(1)
             outside.bind((BROKER, 0))
             inside.sendto(b"out", outside.getsockname())
-            _, seen = outside.recvfrom(100)
+            _said, seen = outside.recvfrom(100)
             outside.sendto(b"back", seen)
             inside.recv(100)
             wait = UDP_TIMEOUT + 2 * KEEPALIVE

@@ -24,7 +24,7 @@ NAMESPACES = ("ipc", "uts", "net", "pid", "mnt")
 
 
 def main() -> int:
-    pid, _, what = sys.argv[1].partition(":")
+    pid, _colon, what = sys.argv[1].partition(":")
     program = sys.argv[2:]
     names = ("net",) if what == "net" else NAMESPACES
     libc = ctypes.CDLL(None, use_errno=True)

@@ -70,7 +70,7 @@ def _live() -> None:
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 1)
     while True:
-        ready, _, _ = select.select([0], [], [])
+        ready = select.select([0], [], [])[0]
         if ready and not os.read(0, 1):
             return
 
