@@ -33,7 +33,7 @@ def test_the_first_playbook(tmp_path: Path, repository: Path) -> None:
         broker = machine.popen(sys.executable, str(tmp_path / "tsp-broker.pyz"), "serve", "--config", "broker.yml", cwd=tmp_path,
                                label="broker")
         deadline = time.monotonic() + 30
-        while not machine.run("ss", "-Hlun", "sport = :3653").stdout:
+        while not machine.has_udp_port(3653):
             assert broker.poll() is None and time.monotonic() < deadline, machine.log_path("broker").read_text(encoding="utf-8")
             time.sleep(0.05)
         ansible = Ansible(tmp_path / "ansible", machine)

@@ -107,6 +107,14 @@ class Namespace:
         """Load nftables rules."""
         self.run("nft", "-f", "-", input=rules)
 
+    def has_udp_port(self, port: int) -> bool:
+        """Whether some program inside has bound this UDP port."""
+        for table in ("udp", "udp6"):
+            for line in Path(f"/proc/{self.pid}/net/{table}").read_text(encoding="ascii").splitlines()[1:]:
+                if int(line.split()[1].rpartition(":")[2], 16) == port:
+                    return True
+        return False
+
     @contextlib.contextmanager
     def network(self) -> Iterator[None]:
         """Sockets that this thread opens inside the block are of this namespace, and stay so afterwards."""

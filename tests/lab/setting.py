@@ -84,8 +84,7 @@ class Setting:
             self.broker.run(PYTHON, str(self.broker_program), "users", "add", name, "--config", str(config), "--password-stdin", *flags,
                             input=self.password + "\n")
         self.broker_process = self.broker.popen(PYTHON, str(self.broker_program), "serve", "--config", str(config), label="serve")
-        self._wait_for("the broker", self.broker_process, self.broker.log_path("serve"), lambda: ":3653" in self.broker.run(
-            "ss", "-Hlun", "sport = :3653").stdout)
+        self._wait_for("the broker", self.broker_process, self.broker.log_path("serve"), lambda: self.broker.has_udp_port(3653))
 
     def start_router(self) -> str:
         """The emulated router with SSH on port 22. Returns the line for a known_hosts file."""
