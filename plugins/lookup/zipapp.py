@@ -12,6 +12,7 @@ from ansible import constants as C
 from ansible.errors import AnsibleError
 from ansible.plugins.lookup import LookupBase
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.bundle import BUNDLES, Bundle, build, sources
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._broker.build import trees
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.errors import LocalError
 
 DOCUMENTATION = r"""
@@ -20,7 +21,8 @@ short_description: Build a program of this collection as one file
 version_added: 0.1.0
 author: The tunnelbroker.tsp authors (@tunnelbroker)
 description:
-  - Builds the agent out of the collection's own files and returns the path of the executable on the controller.
+  - Builds a program out of the collection's own files and returns the path of the executable on the controller.
+  - The broker takes PyYAML and pyroute2 along, which must be installed for the Python that runs Ansible.
   - The same collection gives the same bytes, so that a copy on a host changes with the collection only.
   - The file lives in Ansible's temporary folder of this run.
 options:
@@ -29,7 +31,7 @@ options:
     type: list
     elements: str
     required: true
-    choices: [agent]
+    choices: [agent, broker]
 """
 
 EXAMPLES = r"""
@@ -45,7 +47,7 @@ _raw:
   elements: path
 """
 
-OFFERED = ("agent",)
+OFFERED = ("agent", "broker")
 
 
 class LookupModule(LookupBase):
@@ -66,11 +68,12 @@ class LookupModule(LookupBase):
 
 def _built(bundle: Bundle) -> Path:
     """The program, built once for a state of its sources: a thousand hosts ask for it in as many processes."""
+    libraries = trees() if bundle.name == BUNDLES["broker"].name else {}
     known = hashlib.sha256()
-    for name, path in sorted(sources(bundle).items()):
+    for name, path in sorted({**sources(bundle), **libraries}.items()):
         found = path.stat()
         known.update(f"{name} {found.st_mtime_ns} {found.st_size}\n".encode())
     program = Path(C.DEFAULT_LOCAL_TMP) / f"{bundle.name}-{known.hexdigest()[:16]}.pyz"
     if not program.exists():
-        build(bundle, program)
+        build(bundle, program, libraries)
     return program
