@@ -11,6 +11,7 @@ can shorten or repeat a delay, never lengthen it. A file that cannot be read cou
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -19,8 +20,9 @@ from dataclasses import dataclass
 from typing import Any, Callable
 
 from .._tsp.errors import NetworkError
+from .._tsp.request import TunnelRequest
 from .files import read_text, write_private
-from .options import Broker
+from .options import Broker, ExchangeOptions
 
 FIRST_DELAY, LONGEST_DELAY = 2.0, 300.0
 """Seconds after the first failure, doubled for each one that follows, and the bound (the old client's retry_delay_max)."""
@@ -47,6 +49,14 @@ class Memory:
     failures: int = 0
     delay: float = 0.0
     reason: str = ""
+
+
+def who_asks(request: TunnelRequest, options: ExchangeOptions) -> str:
+    """Whom the tunnel is for: one controller may ask the same broker for many devices."""
+    parts: list[Any] = [options.username or "anonymous", options.identity, request.mode]
+    if request.proxy:
+        parts += [request.client_ipv4, request.client_ipv6]
+    return " ".join(str(part) for part in parts if part)
 
 
 class Backoff:
@@ -86,6 +96,13 @@ class Backoff:
         first, longest = (FIRST_DELAY_BUSY, LONGEST_DELAY_BUSY) if code in BUSY_CODES else (FIRST_DELAY, LONGEST_DELAY)
         delay = min(first * 2.0 ** min(failures - 1, 20), longest) * (0.75 + 0.5 * self._jitter())
         self._save(broker, Memory(now, failures, round(delay, 3), code))
+
+    def forget(self, broker: Broker) -> None:
+        """What was asked of `broker` is not wanted any more. Failures stay remembered: they are the reason for courtesy."""
+        memory = self._load(broker)
+        if memory is not None and not memory.failures:
+            with contextlib.suppress(OSError):
+                os.unlink(self._path(broker))
 
     def _path(self, broker: Broker) -> str:
         assert self._folder is not None

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Callable
+from typing import Callable
 
 from .._tsp.client import ClientConfig, Credentials, TspClient
 from .._tsp.errors import LocalError, NetworkError, RemoteError, TspError
@@ -15,7 +15,7 @@ from .._tsp.knownkeys import KeyPolicy
 from .._tsp.lease import Grant
 from .._tsp.request import TunnelRequest
 from .attempts import BROKER, STOP, VERSION, Attempt, failure, next_step
-from .backoff import Backoff, TooSoonError
+from .backoff import Backoff, TooSoonError, who_asks
 from .echo import distances
 from .keyfile import key_policy, remember
 from .options import Address, Broker, ExchangeOptions
@@ -78,8 +78,8 @@ class Negotiation:
         self.transcript = Transcript(options.transcript, self._loop.time(), self._secret)
         self._saved = SavedBrokers(options.state_dir, self._warn)
         # Taking something back, or asking about it, is never hammering: only asking for tunnels is counted.
-        self._backoff = Backoff(options.state_dir if action == "create" else None, self._who(), min_interval=options.min_interval,
-                                wall=self._runtime.wall, jitter=self._runtime.jitter, warn=self._warn)
+        self._backoff = Backoff(options.state_dir if action == "create" else None, who_asks(request, options),
+                                min_interval=options.min_interval, wall=self._runtime.wall, jitter=self._runtime.jitter, warn=self._warn)
 
     async def run(self) -> Outcome:
         """The session that brought the tunnel. Raises TspError with `attempts` and `transcript`."""
@@ -251,14 +251,6 @@ class Negotiation:
         self.attempts.append(attempt)
         if attempt.error is not None:
             self._say(f"{attempt.where}: {attempt.error.message}")
-
-    def _who(self) -> str:
-        """Whom the tunnel is for: one controller may ask the same broker for many devices."""
-        options, request = self._options, self._request
-        parts: list[Any] = [options.username or "anonymous", options.identity, request.mode]
-        if request.proxy:
-            parts += [request.client_ipv4, request.client_ipv6]
-        return " ".join(str(part) for part in parts if part)
 
     def led_by(self, broker: Broker) -> str | None:
         """The configured broker that led to `broker`, by a redirect now or (the saved lists) earlier; None when it is one itself."""

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from typing import Callable
@@ -43,6 +44,12 @@ class SavedBrokers:
     def save_broker_list(self, brokers: Sequence[Broker]) -> None:
         """After a redirect to more than one broker."""
         self._write(BROKER_LIST, brokers)
+
+    def forget(self, broker: Broker) -> None:
+        """Remove the last server if it is this one: the tunnel that it gave is not wanted any more."""
+        if self._folder is not None and self.last_server() == broker:
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(self._folder, LAST_SERVER))
 
     def _read(self, name: str) -> list[Broker]:
         if self._folder is None:

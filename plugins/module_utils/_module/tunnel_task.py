@@ -15,6 +15,7 @@ from datetime import datetime, timezone
 from typing import Any, Callable, Protocol
 
 from .._exchange import negotiate as _negotiate
+from .._exchange.memory import forget as forget_memory
 from .._exchange.negotiate import ExchangeResult
 from .._exchange.options import ExchangeOptions, parse_broker
 from .._tsp.errors import LocalError, NetworkError, RemoteError, TspError
@@ -164,19 +165,25 @@ def _absent(params: dict[str, Any], place: Place, check_mode: bool, exchange: Ex
             warnings.append(f"The tunnel was not deleted at {old.broker}: {exc.message} It may stay there until it ends.")
     remove(place.lease_file)
     copyfile.forget(params, False)
+    forget_memory(old, _options_of_lease(params, place, old))
     return _result(params, place, True, reason, old, None, warnings, attempts)
 
 
 def _delete_options(params: dict[str, Any], place: Place, lease: Lease) -> ExchangeOptions:
-    """Options to delete `lease` with: its own broker, and its own way to log in where the task names none."""
+    """Options to delete `lease` with. Raises LocalError without what is needed to log in."""
+    options = _options_of_lease(params, place, lease)
+    options.check_credentials()
+    return options
+
+
+def _options_of_lease(params: dict[str, Any], place: Place, lease: Lease) -> ExchangeOptions:
+    """Its own broker, and its own way to log in where the task names none."""
     given = dict(params)
     if lease.username is None:
         given["auth_method"] = "anonymous"
     elif given.get("username") is None:
         given["username"] = lease.username
-    options = options_of(given, place, brokers=())
-    options.check_credentials()
-    return options
+    return options_of(given, place, brokers=())
 
 
 def _may_forget(error: TspError, params: dict[str, Any]) -> bool:

@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._exchange.backoff import TooSoonError
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._exchange.memory import forget
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._exchange.options import ExchangeOptions
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._exchange.sync import run_sync
 from ansible_collections.tunnelbroker.tsp.tests.unit.plugins.module_utils._exchange._brokers import FakeBroker, Talk
 from ansible_collections.tunnelbroker.tsp.tests.unit.plugins.module_utils._exchange._run import ALICE, World, ask, fails
@@ -95,3 +97,25 @@ def test_nothing_of_the_memory_is_secret(tmp_path):
             await fails(broker, mode="v6v4", auth_method="plain", credentials=ALICE, state_dir=str(tmp_path))
     run_sync(scenario)
     assert tmp_path.iterdir() and not any("horse" in path.read_text() for path in tmp_path.iterdir())
+
+
+def test_nothing_of_a_tunnel_that_was_given_back_is_remembered(tmp_path):
+    async def scenario():
+        async with FakeBroker() as broker:
+            return (await ask(broker, mode="v6v4", state_dir=str(tmp_path / "state"))).lease
+    lease = run_sync(scenario)
+    assert sorted(path.name.partition("-")[0] for path in (tmp_path / "state").iterdir()) == ["backoff", "tsp"]
+    forget(lease, ExchangeOptions(auth_method="anonymous", state_dir=str(tmp_path / "state")))
+    assert not (tmp_path / "state").exists()
+
+
+def test_what_others_remember_stays(tmp_path):
+    async def scenario():
+        async with FakeBroker() as broker:
+            return (await ask(broker, mode="v6v4", state_dir=str(tmp_path))).lease
+    lease = run_sync(scenario)
+    (tmp_path / "tsp-last-server.txt").write_text("198.51.100.1\n")
+    forget(lease, ExchangeOptions(auth_method="anonymous", identity="another", state_dir=str(tmp_path)))
+    assert sorted(path.name.partition("-")[0] for path in tmp_path.iterdir()) == ["backoff", "tsp"]
+    forget(lease, ExchangeOptions(auth_method="anonymous", state_dir=str(tmp_path)))
+    assert [path.name for path in tmp_path.iterdir()] == ["tsp-last-server.txt"]
