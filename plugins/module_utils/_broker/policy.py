@@ -58,6 +58,8 @@ class Context:
     pending: Pending | None = None
     why: str = ""
     """Why the last request was refused, for the log."""
+    served: bool = False
+    """Whether an info or a delete was answered: then no tunnel is no failure."""
 
 
 class Policy:

@@ -260,6 +260,8 @@ class Broker:
         old = self.config
         fixed = [name for name in ("name", "realm", "listen", "modes", "versions", "auth", "addresses", "pools", "data_plane", "store",
                                    "store_sync", "key_file") if getattr(old, name) != getattr(new, name)]
+        if (old.log.file, old.log.format) != (new.log.file, new.log.format):
+            self.log.warning("configuration", why="log.file and log.format change with a restart")
         for name in fixed:
             object.__setattr__(new, name, getattr(old, name))
         self.config = self.policy.config = self.registry.config = new

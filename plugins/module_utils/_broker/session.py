@@ -42,7 +42,7 @@ class Session:
         session = self.server.session
         if self.trace.count and session.version and session.transport == "udp" and payload[:8].upper() == b"VERSION=":
             self.report()
-            self.trace, self.reported, self.context.why = Trace(), False, ""
+            self.trace, self.reported, self.context.why, self.context.served = Trace(), False, "", False
         self.trace.received(payload)
         self.server.receive(data, now)
         return self.server.data_to_send(now)
@@ -59,14 +59,15 @@ class Session:
             return
         self.reported = True
         trace, session, log = self.trace, self.server.session, self.policy.log
-        failed = trace.refused is not None or not self.server.established and session.request is not None
+        # Who only looked at the offer did not fail; who began to log in and has no tunnel did, perhaps by silence.
+        failed = trace.refused is not None or bool(session.auth_method) and not (self.server.established or self.context.served)
         values: dict[str, Any] = {
             "transport": session.transport, "peer": session.peer[0], "port": session.peer[1], "version": session.version or None,
             "mechanism": session.auth_method or None, "user": session.username,
             "asked": None if session.request is None else session.request.mode, "established": self.server.established}
         if failed:
-            log.warning("session_failed", **values, status=trace.refused, state=self.server.state, why=self.context.why or None,
-                        said=trace.lines())
+            why = self.context.why or (None if trace.refused is not None else "the client went away or fell silent")
+            log.warning("session_failed", **values, status=trace.refused, state=self.server.state, why=why, said=trace.lines())
         else:
             log.info("session", **values)
 
@@ -130,8 +131,11 @@ class Session:
 
     def info(self, session: ServerSession) -> Grant:
         """See Backend."""
-        return self._ask(lambda: self.policy.info(session, self.context))
+        grant = self._ask(lambda: self.policy.info(session, self.context))
+        self.context.served = True
+        return grant
 
     def delete(self, session: ServerSession) -> None:
         """See Backend."""
         self._ask(lambda: self.policy.delete(session, self.context))
+        self.context.served = True

@@ -138,7 +138,10 @@ class Connection(asyncio.Protocol):
                 timer.cancel()
         session, self._session = self._session, None
         if session is not None:
-            session.server.receive_eof(self._loop.time())
+            try:
+                session.server.receive_eof(self._loop.time())
+            except Exception:
+                self._adapter.log_defect(traceback.format_exc())
             session.report()
         self._adapter.connections.discard(self)
         if self._peer:

@@ -268,7 +268,7 @@ def test_delete_and_info(broker: RunningBroker) -> None:
     for _ in range(2):
         with asking(broker.host, broker.port, action="delete", mode="v6udpv4") as outcome:
             assert any(isinstance(e, events.Deleted) for e in outcome.events)
-    assert broker.broker.store.count() == 0
+    assert broker.broker.store.count() == 0 and not broker.log_lines("session_failed")
 
 
 # ---- bad input ----
@@ -382,6 +382,19 @@ def test_a_client_that_goes_away_before_it_accepts_leaves_nothing(broker: Runnin
         assert broker.broker.store.count() == 1
     until(lambda: broker.log_lines("grant_withdrawn"))
     assert broker.broker.store.count() == 0 and not broker.broker.table.by_lease
+
+
+def test_a_client_that_stops_half_way_is_explained_and_one_that_only_looks_is_no_failure(broker: RunningBroker) -> None:
+    for last in (b"VERSION=2.0.1\r\n", b"AUTHENTICATE DIGEST-MD5\r\n\0"):
+        with socket.create_connection((broker.host, broker.port), timeout=30) as one:
+            one.sendall(b"VERSION=2.0.1\r\n")
+            assert one.recv(4096).startswith(b"CAPABILITY")
+            if last.startswith(b"AUTH"):
+                one.sendall(last)
+                assert one.recv(4096)
+    line = until(lambda: broker.log_lines("session_failed"))[0]
+    assert line["why"] == "the client went away or fell silent" and line["said"][-1].startswith('broker: realm="broker.example"')
+    assert len(broker.log_lines("session_failed")) == len(broker.log_lines("session")) == 1
 
 
 def test_no_secret_is_ever_logged(tmp_path: Path) -> None:
