@@ -19,7 +19,7 @@ help: ## say what there is
 demo: $(TEST)/.stamp broker | packages ## a broker, a NAT, a Linux host and a router in namespaces: provision, prove, tear down
 	$(TEST)/bin/python -m tests.lab demo
 
-test: $(TEST)/.stamp | packages ## every test (those in namespaces need root)
+test: $(TEST)/.stamp | packages-vm ## every test (those in namespaces need root)
 	$(TEST)/bin/python -m pytest $(PYTEST_ARGS)
 
 lint: $(LINT)/.stamp ## ruff, mypy, yamllint, ansible-lint (profile production), changelog
@@ -61,6 +61,9 @@ collection: $(LINT)/.stamp ## build the tarball for Galaxy into dist/
 packages: ## install the programs that the namespaces need, where they are missing and we may
 	@sh tests/tools/packages.sh
 
+packages-vm: ## the same, and what the virtual machine of the kernel tests needs
+	@sh tests/tools/packages.sh vm
+
 requirements: build/venv-uv/.stamp ## compile requirements/*.in to *.txt
 	cd requirements && for set in test:3.12 test-3.11:3.11 lint:3.12 sanity-2.21:3.12 sanity-2.16:3.11; do \
 		../build/venv-uv/bin/uv pip compile -q --universal --python-version $${set#*:} \
@@ -79,4 +82,4 @@ $(TEST)/.stamp: requirements/test.txt requirements/test-3.11.txt tests/tools/env
 build/venv-%/.stamp: requirements/%.txt tests/tools/env.sh | build/venv-uv/.stamp
 	@sh tests/tools/env.sh $*
 
-.PHONY: help demo test lint sanity units integration bench broker agent docs docs-check collection packages requirements clean
+.PHONY: help demo test lint sanity units integration bench broker agent docs docs-check collection packages packages-vm requirements clean

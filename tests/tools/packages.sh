@@ -3,11 +3,15 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 #
-# The programs that the namespaces of `make demo` and of some tests need: installed where they are missing and we are root on
+# The programs that the namespaces of `make demo` and of some tests need (with the word vm, those of tests/lab/vm as well): installed where they are missing and we are root on
 # a system with apt-get; else a sentence says what to install. Never fails: what cannot run says so itself.
 PATH=$PATH:/usr/sbin:/sbin
 missing=
-for pair in ip:iproute2 nft:nftables ping:iputils-ping ps:procps unshare:util-linux pivot_root:util-linux mount:mount ssh:openssh-client; do
+wanted="ip:iproute2 nft:nftables ping:iputils-ping ps:procps unshare:util-linux pivot_root:util-linux mount:mount ssh:openssh-client"
+if [ "${1-}" = vm ] && [ "$(uname -m)" = x86_64 ]; then
+    wanted="$wanted qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap mke2fs:e2fsprogs cpio:cpio depmod:kmod busybox:busybox-static"
+fi
+for pair in $wanted; do
     command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair#*:}"
 done
 [ -n "$missing" ] || exit 0
