@@ -3,8 +3,9 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 #
-# The programs that the namespaces of `make demo` and of some tests need (with the word vm, those of tests/lab/vm as well): installed where they are missing and we are root on
-# a system with apt-get; else a sentence says what to install. Never fails: what cannot run says so itself.
+# The programs that the namespaces of `make demo` and of some tests need (with the word vm, those of tests/lab/vm as well):
+# installed where they are missing and we are root on a system with apt-get; else a sentence says what to install. Never fails:
+# what cannot run says so itself.
 PATH=$PATH:/usr/sbin:/sbin
 missing=
 wanted="ip:iproute2 nft:nftables ping:iputils-ping ps:procps unshare:util-linux pivot_root:util-linux mount:mount ssh:openssh-client"
