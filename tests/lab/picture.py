@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .namespace import Namespace
 
-FOLDERS = ("/etc", "/usr/local", "/var/lib", "/var/log", "/run", "/opt", "/srv", "/root")
+FOLDERS = ("/etc", "/usr/local", "/var/lib", "/var/log", "/run", "/srv")
 _LIST = (r"find {folders} -xdev \( -path '*/.ansible' -o -path '*/__pycache__' \) -prune -o "
          r"-type d -printf '%p folder %m\n' -o -printf '%p %y %m %s\n' 2>/dev/null; true")
 
@@ -45,8 +45,8 @@ def of_namespace(namespace: Namespace) -> Picture:
 
 
 def _without_times(lines: list[str]) -> list[str]:
-    """Statistics and the like left out; indexes of interfaces that came and went do not matter either."""
-    return [line.split(": ", 1)[-1].split(" valid_lft")[0].rstrip("\\ ") for line in lines]
+    """Lifetimes, the state of duplicate address detection, and interface numbers left out: they change by themselves."""
+    return [line.split(": ", 1)[-1].split(" valid_lft")[0].replace(" tentative", "").rstrip("\\ ") for line in lines]
 
 
 def marked_processes(mark: str) -> dict[int, str]:
