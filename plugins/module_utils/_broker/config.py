@@ -12,7 +12,6 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from pathlib import Path
 from typing import Any, Union
 
-from .._tsp.errors import LocalError
 from .._tsp.events import BrokerAddress
 from . import schema
 from .accounts import Account
@@ -439,6 +438,3 @@ def fixed_problems(config: Config, account: Account) -> list[str]:
     if account.tunnels > 1 and (account.ipv6 or account.prefix or account.ipv4):
         out.append(f"{who} has several tunnels and a fixed address; only one of both goes.")
     return out
-
-
-__all__ = ["Config", "LocalError", "broker_address", "fixed_problems", "from_data", "is_self", "load"]

@@ -140,6 +140,3 @@ def end_of(lease: StoredLease, mono: float) -> TunnelEnd:
     interval = 0 if lease.proxy else lease.keepalive or 0
     return TunnelEnd(lease.id, lease.mode, inner.packed, None if network is None else (int(network.network_address), network.prefixlen),
                      str(lease.outer), lease.port or 0, None if lease.local is None else str(lease.local), interval, mono, lease.expires_at)
-
-
-__all__ = ["Registry", "end_of"]

@@ -27,7 +27,7 @@ T = TypeVar("T")
 class Session:
     """A TspServer and what belongs to it. It is also the Backend that its TspServer speaks to."""
 
-    __slots__ = ("context", "policy", "reported", "server", "trace")
+    __slots__ = ("context", "policy", "reported", "seen", "server", "trace")
 
     def __init__(self, policy: Policy, config: ServerConfig, transport: str, peer: tuple[str, int], local: Address | None,
                  port: int) -> None:
@@ -36,6 +36,8 @@ class Session:
         self.trace = Trace()
         self.server = TspServer(config, self, transport, peer)
         self.reported = False
+        self.seen = 0.0
+        """When the last datagram came, for the adapter."""
 
     def receive(self, data: bytes, payload: bytes, now: float) -> list[bytes]:
         """Give data (on UDP a datagram, whose text is `payload`) to the core. Returns what it answers."""

@@ -31,6 +31,8 @@ from .session import Session
 
 BATCH = 64
 ROOM = 9216
+STALE = 5.0
+"""Seconds of silence after which a session may have to make room for another, where all places are taken."""
 BUFFER = 4 << 20
 MakeSession = Callable[[str, "tuple[str, int]", "Address | None"], Session]
 """make(transport, peer, our address) -> a new session."""
@@ -116,6 +118,7 @@ class UdpAdapter:
         self._packet = packet
         self._log_defect = log_defect
         self._timers: list[tuple[float, tuple[str, int]]] = []
+        self._finished: dict[tuple[str, int], None] = {}
 
     def start(self, sockets: list[UdpSocket]) -> None:
         """Read from now on."""
@@ -171,20 +174,34 @@ class UdpAdapter:
         key = peer[:2]
         session = self.sessions.get(key)
         if session is None:
-            if len(self.sessions) >= self.limit:
+            if len(self.sessions) >= self.limit and not self._make_room(now):
                 self.counters["udp_refused_busy"] += 1
                 one.send(data[:HEADER_SIZE] + status_line(status.SERVER_TOO_BUSY), peer, local)
                 return
             session = self.sessions[key] = self._make_session("udp", key, ip_address(local.partition("%")[0]))
+        session.seen = now
         for answer in session.receive(data, data[HEADER_SIZE:], now):
             one.send(answer, peer, local)
             session.answered(answer[HEADER_SIZE:])
+        if session.server.established:
+            self._finished[key] = None
+        else:
+            self._finished.pop(key, None)
         if session.server.closed:
             self._forget(key)
         elif session.trace.count <= 2:  # its first message: from now on it has a timer, which is looked at when it is due
             due = session.server.next_timer()
             if due is not None:
                 heapq.heappush(self._timers, (due, key))
+
+    def _make_room(self, now: float) -> bool:
+        """Forget one session: the first that has its tunnel and only waits for late copies, else the first where it has become still."""
+        for key in (next(iter(self._finished), None), next(iter(self.sessions))):
+            session = None if key is None else self.sessions.get(key)
+            if key is not None and session is not None and (session.server.established or now - session.seen > STALE):
+                self._forget(key)
+                return True
+        return False
 
     def tick(self, now: float) -> None:
         """Called about once a second: drive the sessions' timers."""
@@ -202,6 +219,7 @@ class UdpAdapter:
 
     def _forget(self, key: tuple[str, int]) -> None:
         session = self.sessions.pop(key, None)
+        self._finished.pop(key, None)
         if session is not None:
             session.report()
 

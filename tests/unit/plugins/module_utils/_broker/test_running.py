@@ -358,8 +358,19 @@ def test_a_full_table_of_sessions_hears_530_and_keeps_nothing(tmp_path: Path) ->
         assert exchange(sockets[0], b"VERSION=2.0.1\r\n").startswith(b"CAPABILITY")
         assert exchange(sockets[1], b"VERSION=2.0.1\r\n").startswith(b"530 ")
         assert len(broker.broker.udp.sessions) == 1
+        first, = broker.broker.udp.sessions.values()
+        first.seen -= 10  # as if it had been still for that long
+        assert exchange(sockets[1], b"VERSION=2.0.1\r\n", 1).startswith(b"CAPABILITY"), "a still session kept a living one out"
         for one in sockets:
             one.close()
+
+
+def test_sessions_that_are_done_make_room(tmp_path: Path) -> None:
+    with broker_in_thread(tmp_path, {"limits": {"sessions": 2}}) as broker:
+        for _ in range(5):
+            assert grant(broker, user=None, mode="v6udpv4")
+        assert len(broker.broker.udp.sessions) == 2 and len(broker.broker.table) == 5
+        assert not broker.broker.udp.counters["udp_refused_busy"]
 
 
 def test_duplicates_are_answered_from_memory(broker: RunningBroker, raw: socket.socket) -> None:
