@@ -49,6 +49,10 @@ class Setting:
         internet = lab.segment("internet")
         self.broker, self.nat, self.router, self.controller = (lab.namespace(name) for name in ("broker", "nat", "router", "controller"))
         self.host = lab.namespace("host", root=True)
+        # Whatever this machine has of ours, the host is new to it (its files are its own). Ansible's folder for facts, which others
+        # share and which is not ours to remove, is there already.
+        self.host.run("rm", "-rf", "/etc/ansible", "/etc/tsp", "/usr/local/lib/tsp", "/var/lib/tsp")
+        self.host.run("mkdir", "-p", "/etc/ansible/facts.d")
         internet.attach(self.broker, "eth0", f"{BROKER}/24")
         internet.attach(self.nat, "wan", f"{NAT}/24")
         internet.attach(self.router, "eth0", f"{ROUTER}/24")
