@@ -2,18 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
+# ruff: noqa: E402  Ansible wants the documentation before the imports.
 from __future__ import annotations
-
-import hashlib
-from pathlib import Path
-from typing import Any
-
-from ansible import constants as C
-from ansible.errors import AnsibleError
-from ansible.plugins.lookup import LookupBase
-from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.bundle import BUNDLES, Bundle, build, sources
-from ansible_collections.tunnelbroker.tsp.plugins.module_utils._broker.build import trees
-from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.errors import LocalError
 
 DOCUMENTATION = r"""
 name: zipapp
@@ -46,6 +36,17 @@ _raw:
   type: list
   elements: path
 """
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from ansible import constants as C
+from ansible.errors import AnsibleError
+from ansible.plugins.lookup import LookupBase
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.bundle import BUNDLES, Bundle, build, sources
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._broker.build import trees
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.errors import LocalError
 
 OFFERED = ("agent", "broker")
 

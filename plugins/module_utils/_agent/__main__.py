@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A wrong start is told to who typed it, before anything forks.
         starter = Starter() if arguments.foreground else into_background()
     except TspError as exc:
-        print(f"{PROGRAM}: {exc}", file=sys.stderr)
+        sys.stderr.write(f"{PROGRAM}: {exc}\n")
         return 1
     log = logging.getLogger(PROGRAM)
     try:
@@ -129,10 +129,11 @@ def _check(config: AgentConfig) -> int:
         problems.append("The command ip is missing: install iproute2.")
     if os.geteuid() != 0:
         problems.append("Not root: the tunnel's device cannot be made.")
-    print(json.dumps({"name": config.name, "device": config.device, "brokers": list(config.options.brokers),
-                      "lease": None if lease is None else lease.to_dict(), "problems": problems}, indent=1))
+    found = {"name": config.name, "device": config.device, "brokers": list(config.options.brokers),
+             "lease": None if lease is None else lease.to_dict(), "problems": problems}
+    sys.stdout.write(json.dumps(found, indent=1) + "\n")
     return 1 if problems else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -146,11 +146,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         changed = build(BUNDLES[arguments.bundle], arguments.output, trees)
     except LocalError as exc:
-        print(exc, file=sys.stderr)
+        sys.stderr.write(f"{exc}\n")
         return 1
-    print(f"{arguments.output}: {'written' if changed else 'up to date'}")
+    sys.stdout.write(f"{arguments.output}: {'written' if changed else 'up to date'}\n")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

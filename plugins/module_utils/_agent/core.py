@@ -234,8 +234,7 @@ class Agent:
 
     async def _keep(self, until_reply: bool = False) -> str:
         """Drive the keepalive until: reply (asked for) | lost | again | changed | stop."""
-        keepalive = self._keepalive
-        assert keepalive is not None
+        keepalive = self._keepalive or Keepalive(UNWATCHED_INTERVAL, self._loop.time(), self._jitter)
         while True:
             self._wake.clear()
             now = self._loop.time()

@@ -24,6 +24,11 @@ class Lock:
         directory = os.path.dirname(path)
         try:
             os.makedirs(directory, mode=0o755, exist_ok=True)
+            found = os.stat(directory)
+            if found.st_mode & 0o022 or found.st_uid not in (0, os.geteuid()):
+                # The undo file that lies here is a list of commands that we run.
+                raise LocalError("runtime_dir_unusable", f"{directory} cannot be used: others than its owner can write into it.",
+                                 "Set another runtime_dir, one that does not exist yet is made as it should be.")
             while True:
                 self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
                 try:

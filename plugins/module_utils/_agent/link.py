@@ -298,7 +298,8 @@ class Link:
                 os.unlink(self._undo_file)
             return
         temporary = f"{self._undo_file}.new"
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w", encoding="utf-8") as file:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+        with open(os.open(temporary, flags, 0o600), "w", encoding="utf-8") as file:
             json.dump(self._undo, file)
             file.flush()
             os.fsync(file.fileno())

@@ -16,7 +16,7 @@ from typing import Any
 from .._apply.plan import Probe
 from .._apply.probe import echo_request, open_socket, reply_sequence
 from .._module.plan import TSP_PORT, tunnel_plan
-from .._tsp.errors import NetworkError
+from .._tsp.errors import LocalError, NetworkError
 from .._tsp.lease import Lease
 from . import icmp6
 from .config import AgentConfig
@@ -64,9 +64,10 @@ class Tunnel:
             if self._link.plan is not None and self._link.plan.device_key != plan.device_key:
                 self.down()
             if plan.kind == "tun":
-                if self._device is None:
-                    self._device = self._open_device(self._config.device)
-                self._attach(lease, numbers, sock)
+                if sock is None:
+                    raise LocalError("no_socket", "A v6udpv4 tunnel came without its UDP socket.", "This is a defect of the agent.")
+                self._device = self._device or self._open_device(self._config.device)
+                self._attach(self._device, lease, numbers, sock)
                 sock = None
             done = self._link.apply(plan)
             self.numbers = numbers
@@ -119,14 +120,13 @@ class Tunnel:
         self.numbers = None
         return done
 
-    def _attach(self, lease: Lease, numbers: dict[str, Any], sock: socket.socket | None) -> None:
-        assert sock is not None and self._device is not None
+    def _attach(self, device: TunDevice, lease: Lease, numbers: dict[str, Any], sock: socket.socket) -> None:
         grant = lease.grant
         address, peer, target = (IPv6Address(numbers[key]) for key in ("address", "peer", "probe"))
         prefix = grant.prefix if isinstance(grant.prefix, IPv6Network) else None
         screen = Screen(address, prefix)
         if self._plane is None:
-            self._plane = DataPlane(self._device.fd, screen, numbers["mtu"], peer, self._identifier, self._echo, self._on_trouble)
+            self._plane = DataPlane(device.fd, screen, numbers["mtu"], peer, self._identifier, self._echo, self._on_trouble)
         else:
             self._plane.renew(screen, numbers["mtu"], peer)
         self._addresses = (address, target)
