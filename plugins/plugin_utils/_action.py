@@ -74,4 +74,3 @@ def validated(args: dict[str, Any], spec: dict[str, Any], rules: dict[str, Any])
         text = remove_values("; ".join(outcome.error_messages), secrets)
         raise LocalError("invalid_option", f"The options are not valid: {text.rstrip('.')}.", "See the documentation of the module.")
     return plain(outcome.validated_parameters)
-

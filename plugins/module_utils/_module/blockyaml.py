@@ -14,6 +14,7 @@ import re
 from typing import Any
 
 _PLAIN_KEY = re.compile(r"[a-z][a-z0-9_]*\Z")
+LONGEST_KEY = 1000
 _RESERVED = frozenset(("y", "n", "yes", "no", "on", "off", "true", "false", "null"))
 
 
@@ -25,7 +26,7 @@ def to_yaml(value: dict[str, Any]) -> str:
 def _block(value: Any, depth: int) -> list[str]:
     indent = "  " * depth
     lines: list[str] = []
-    for lead, item in ([(f"{_key(key)}:", item) for key, item in value.items()] if isinstance(value, dict)
+    for lead, item in ([(_lead(key, indent), item) for key, item in value.items()] if isinstance(value, dict)
                        else [("-", item) for item in value]):
         if isinstance(item, (dict, list)) and item:
             lines.append(f"{indent}{lead}")
@@ -33,6 +34,12 @@ def _block(value: Any, depth: int) -> list[str]:
         else:
             lines.append(f"{indent}{lead} {_scalar(item)}")
     return lines
+
+
+def _lead(key: Any, indent: str) -> str:
+    """What stands before a value. Readers look for the colon behind a plain key within 1024 characters only (YAML 1.1 section 9.1)."""
+    text = _key(key)
+    return f"{text}:" if len(text) <= LONGEST_KEY else f"? {text}\n{indent}:"
 
 
 def _key(key: Any) -> str:

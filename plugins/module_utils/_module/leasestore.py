@@ -15,6 +15,7 @@ import contextlib
 import glob
 import json
 import os
+import stat
 import tempfile
 import time
 from types import TracebackType
@@ -52,9 +53,12 @@ def _lasting(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def read(path: str) -> str | None:
-    """The text of a file, None when there is no file. Raises LocalError `lease_unreadable`."""
+    """The text of a file, None when there is no file. Raises LocalError `lease_unreadable`, also for what is no plain file."""
     try:
-        with open(path, "rb") as stream:
+        # Not to block: opening a pipe would wait for somebody to write into it.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                raise OSError(None, "it is not a plain file")
             data = stream.read(LARGEST + 1)
     except FileNotFoundError:
         return None
@@ -115,6 +119,8 @@ class Reservation:
         try:
             if os.path.isdir(path):
                 raise IsADirectoryError(None, "it is a folder")
+            if os.path.exists(path) and not os.path.isfile(path):
+                raise OSError(None, "it is not a plain file")  # nobody wants a lease in the place of /dev/null
             folder, base = os.path.split(os.path.abspath(path))
             if not os.path.isdir(folder):
                 os.makedirs(folder, exist_ok=True)
@@ -133,7 +139,8 @@ class Reservation:
 
     def commit(self, text: str) -> None:
         """Make `text` the content. Raises LocalError `lease_not_stored`; then the old file is as it was."""
-        assert self._temporary is not None
+        if self._temporary is None:
+            raise LocalError("lease_not_stored", f"{self.path} was written or given up before.", "Reserve it anew.")
         try:
             data = text.encode("utf-8")
             os.lseek(self._handle, 0, os.SEEK_SET)
@@ -172,10 +179,13 @@ def _write_all(handle: int, data: bytes) -> None:
 
 
 def _mode_of(path: str) -> int:
+    """The mode that we, or root, gave the file that is there. A link or a file that somebody else put there says nothing."""
     try:
-        return os.stat(path).st_mode & 0o777
+        found = os.lstat(path)
     except OSError:
         return FILE_MODE
+    ours = stat.S_ISREG(found.st_mode) and found.st_uid in (0, os.geteuid())
+    return found.st_mode & 0o777 if ours else FILE_MODE
 
 
 def _sync_folder(folder: str) -> None:

@@ -219,4 +219,3 @@ def _number(value: Any, code: str, name: str) -> int:
         return int(value, 0) if isinstance(value, str) else int(value)
     except (TypeError, ValueError):
         raise LocalError(code, f"{name} is not a number.", "Write a plain number.") from None
-

@@ -12,6 +12,9 @@ from typing import Any, Callable
 
 from .._tsp.errors import LocalError, TspError
 
+LONGEST = 4000
+"""Characters of a message; the longest of ours quotes a server key."""
+
 
 def guarded(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What `work` returns, or the failed result of what it raised."""
@@ -24,8 +27,18 @@ def guarded(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def failure(error: TspError) -> dict[str, Any]:
-    """The result of a failed task: failed, msg, error {kind, code, message, hint, status}, attempts, changed: false."""
-    return {"failed": True, "changed": False, "msg": str(error), "error": error.to_dict(), "attempts": error.attempts}
+    """The result of a failed task: failed, msg, error {kind, code, message, hint, status}, attempts, changed: false.
+
+    Messages may quote a broker, a device or a command. Whatever those said, a terminal gets printable text of bounded length.
+    """
+    told = {name: printable(value) if isinstance(value, str) else value for name, value in error.to_dict().items()}
+    return {"failed": True, "changed": False, "msg": printable(str(error)), "error": told, "attempts": error.attempts}
+
+
+def printable(text: str) -> str:
+    """One line of `text`: control characters become spaces, what is very long is cut."""
+    line = text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
+    return line if len(line) <= LONGEST else line[:LONGEST] + "…"
 
 
 def _internal(exc: Exception) -> LocalError:

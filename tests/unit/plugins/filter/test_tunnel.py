@@ -19,7 +19,7 @@ class Tagged(str):
 def test_plan_takes_what_ansible_hands_over_and_gives_plain_types():
     plan = FILTERS["tunnel_plan"](lease("v6v4", "2001:db8:a::/48").to_dict(), lan_interfaces=[Tagged("eth1")], mtu=Tagged("1400"))
     assert plan["mtu"] == 1400
-    assert type(plan["lan"][0]["interface"]) is str
+    assert plan["lan"][0]["interface"].__class__ is str
 
 
 def test_an_error_is_a_sentence_and_what_to_do():

@@ -154,7 +154,7 @@ def test_another_prefix_than_asked_with_strict(ask):
 
 
 def test_a_redirect_to_itself(ask):
-    with in_thread(lambda: FakeBroker()) as broker:
+    with in_thread(FakeBroker) as broker:
         broker.script = lambda message, _peer, _transport: redirect(broker.name) if message.startswith(b"VERSION") else b"200 Success\r\n"
         error = ask(broker)
     assert error["kind"] == "remote" and error["code"] in ("redirect_loop", "bad_redirect") and error["hint"]

@@ -28,3 +28,8 @@ def test_it_reads_like_yaml_written_by_hand():
 def test_lists_of_lists_and_of_dicts_keep_their_shape():
     value = {"a": [[1, [2]], {"b": [{}]}, []]}
     assert yaml.safe_load(to_yaml(value)) == value
+
+
+def test_a_key_of_any_length_is_read_back():
+    value = {"x" * 5000: {"a b" * 2000: ["é" * 3000, {"ü" * 2000: None}]}, "short": {"k" * 1025: {}}}
+    assert yaml.safe_load(to_yaml(value)) == value

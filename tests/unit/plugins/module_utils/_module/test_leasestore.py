@@ -89,7 +89,14 @@ def test_a_file_that_holds_no_lease_is_an_error_that_names_it(path, content):
 
 @pytest.mark.parametrize("field, value", [
     ("mode", "v5v4"), ("prefix", "2001:db8::1/48"), ("prefix", "192.0.2.0/24"), ("client", None), ("obtained_at", "today"),
-    ("broker", "a\nb"), ("via", "a\nb"), ("lifetime", -1), ("server", {"ipv4": "::1", "ipv6": "::1"}), ("request", {"mode": "x"})])
+    ("broker", "a\nb"), ("via", "a\nb"), ("lifetime", -1), ("server", {"ipv4": "::1", "ipv6": "::1"}), ("request", {"mode": "x"}),
+    ("lifetime", "60"), ("lifetime", True), ("lifetime", 1e999), ("lifetime", 60.5), ("keepalive", {"interval": "1_0"}),
+    ("client", {"ipv4": 3221225985, "ipv6": "2001:db8:f00::2"}), ("client", {"ipv4": "192.0.2.1", "ipv6": "2001:db8:f00::2%;reboot"}),
+    ("client", {"ipv4": "192.0.2.1", "ipv6": "2001:db8:f00::2", "udp_port": "٣٠"}), ("keepalive", {"interval": 30, "address": "fe80::1%a\nb"}),
+    ("client", {"ipv4": "192.0.2.1", "ipv6": "::ffff:192.0.2.9"}), ("prefix", "2001:db8:a::%x\ny/48"), ("quirks", {"x": "1"}),
+    ("obtained_at", "9999-12-31T23:59:59Z"), ("request", {"mode": "v6v4", "client_ipv6": "2001:db8::1%x\ny"}),
+    ("request", {"mode": "v6v4", "host_type": "router", "prefix_length": 48.5}),
+    ("request", {"mode": "v6v4", "host_type": "router", "dns_servers": "ns.example"})])
 def test_every_field_is_checked_when_a_lease_is_read(path, field, value):
     data = {**lease("v6v4", "2001:db8:a::/48").to_dict(), field: value}
     os.makedirs(os.path.dirname(path))
@@ -105,6 +112,42 @@ def test_a_path_of_no_use_is_an_error_before_anything_else(tmp_path, bad):
     with pytest.raises(LocalError) as caught:
         leasestore.save(bad.format(folder=tmp_path, file=tmp_path / "file"), lease())
     assert caught.value.code == "lease_not_stored"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_what_is_no_plain_file_is_neither_waited_for_nor_replaced(tmp_path, kind):
+    place = tmp_path / "tsp.fact"
+    if kind == "pipe":
+        os.mkfifo(place)
+    else:
+        place.symlink_to("/dev/null")
+    with pytest.raises(LocalError) as caught:
+        leasestore.load(str(place))
+    assert caught.value.code == "lease_unreadable" and "plain file" in caught.value.message
+    with pytest.raises(LocalError) as caught:
+        leasestore.save(str(place), lease())
+    assert caught.value.code == "lease_not_stored"
+    assert sorted(os.listdir(tmp_path)) == ["tsp.fact"] and stat.S_ISCHR(os.stat("/dev/null").st_mode)
+
+
+def test_a_link_is_replaced_and_what_it_points_to_is_left_alone(tmp_path):
+    victim, place = tmp_path / "victim", tmp_path / "copy.json"
+    victim.write_text("precious\n")
+    victim.chmod(0o666)
+    place.symlink_to(victim)
+    with leasestore.Reservation(str(place), None) as room:
+        room.commit("new\n")
+    assert victim.read_text() == "precious\n" and place.read_text() == "new\n"
+    assert stat.S_IMODE(os.lstat(place).st_mode) == 0o600, "the mode of a file that somebody else put there says nothing"
+
+
+def test_two_at_once_leave_one_whole_lease(path):
+    one, two = lease("v6v4"), lease("v6v4", "2001:db8:a::/48")
+    first, second = leasestore.Reservation(path), leasestore.Reservation(path)
+    second.commit(leasestore.lease_text(two))
+    assert leasestore.load(path) == two
+    first.commit(leasestore.lease_text(one))
+    assert leasestore.load(path) == one and os.listdir(os.path.dirname(path)) == ["tsp.fact"]
 
 
 def failing(monkeypatch, name, error, after=0):

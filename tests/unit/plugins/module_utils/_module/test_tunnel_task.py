@@ -276,6 +276,14 @@ def test_a_failure_has_a_code_a_sentence_and_what_to_do_and_the_old_lease_stays(
     assert everything_in(task.folder) == before
 
 
+def test_whatever_a_message_quotes_is_printable_and_bounded(task):
+    task.broker.refuse = RemoteError("refused", "It said: \x1b[31mred\x07\r\n\u202e" + "x" * 100000, "Ask\nit.")
+    result = task()
+    for text in (result["msg"], result["error"]["message"], result["error"]["hint"]):
+        assert text.isprintable() and len(text) < 5000
+    assert result["error"]["message"].startswith("It said:  [31mred")
+
+
 def test_a_defect_of_ours_is_told_without_what_it_quotes(task):
     task.broker.refuse = ZeroDivisionError(f"division of {CANARY}")
     result = task()
