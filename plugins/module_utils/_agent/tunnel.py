@@ -65,7 +65,7 @@ class Tunnel:
                 self.down()
             if plan.kind == "tun":
                 if sock is None:
-                    raise LocalError("no_socket", "A v6udpv4 tunnel came without its UDP socket.", "This is a defect of the agent.")
+                    raise LocalError("socket_missing", "A v6udpv4 tunnel came without its UDP socket.", "This is a defect of the agent.")
                 self._device = self._device or self._open_device(self._config.device)
                 self._attach(self._device, lease, numbers, sock)
                 sock = None
