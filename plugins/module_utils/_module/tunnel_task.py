@@ -105,7 +105,8 @@ def why_ask(lease: Lease | None, request: TunnelRequest, options: ExchangeOption
     if not options.always_use_same_server and not _from_one_of(lease, options):
         return f"The lease is from {lease.via or lease.broker}, which is not among the brokers any more."
     prefix = lease.grant.prefix
-    if options.strict and request.wanted_prefix_length != (None if prefix is None else prefix.prefixlen):
+    length = request.wanted_prefix_length
+    if options.strict and length is not None and (prefix is None or prefix.prefixlen != length):
         return "The lease has another prefix length than asked, and strict is set."
     return None
 
