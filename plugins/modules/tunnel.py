@@ -61,7 +61,8 @@ options:
     elements: str
   strict:
     description:
-      - With O(state=present), refuse a prefix of another length than asked. Otherwise it is accepted with a warning.
+      - With O(state=present), refuse a prefix of another length than asked, or one that contains the broker's end of the tunnel.
+        Otherwise it is accepted with a warning.
       - With O(state=absent), fail when the broker cannot be reached. Otherwise the lease is forgotten with a warning.
     type: bool
     default: false

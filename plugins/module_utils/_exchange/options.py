@@ -25,6 +25,7 @@ PORT = 3653
 AUTH_METHODS = ("any", "anonymous", "plain", "digest-md5", "passdss-3des-1")
 TRANSPORTS = ("auto", "udp", "tcp")
 KEY_POLICIES = ("reject", "accept_new")
+ZONE = re.compile(r"[A-Za-z0-9_.-]{0,15}\Z")
 INTERFACE = re.compile(r"[^\s/\x00]{1,15}\Z")
 
 Address = Union[IPv4Address, IPv6Address]
@@ -92,13 +93,13 @@ def _parse(text: str) -> Broker:
                 raise refuse("has something behind the bracket that is not a port")
             port_text = rest[1:]
         try:
-            host = str(IPv6Address(host))
+            host = _ipv6(host)
         except ValueError:
             raise refuse("has no IPv6 address between its brackets") from None
     elif value.count(":") > 1:
         host = value
         try:
-            host = str(IPv6Address(value))
+            host = _ipv6(value)
         except ValueError:
             raise refuse("is neither a name nor an address; an IPv6 address with a port needs brackets") from None
     else:
@@ -117,6 +118,14 @@ def _parse(text: str) -> Broker:
     if not re.match(r"[0-9]{1,5}\Z", port_text) or not 1 <= int(port_text) <= 65535:
         raise refuse("has a port that is not a number from 1 to 65535")
     return Broker(host, int(port_text), value)
+
+
+def _ipv6(text: str) -> str:
+    """The canonical form. Raises ValueError, also for a zone that is not the name of an interface: anything may stand in one."""
+    address = str(IPv6Address(text))
+    if not ZONE.match(address.partition("%")[2]):
+        raise ValueError("zone")
+    return address
 
 
 def from_redirect(entry: BrokerAddress) -> Broker:

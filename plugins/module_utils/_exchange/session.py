@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from dataclasses import dataclass, field
-from typing import Callable
+from typing import Any, Callable
 
 from .._tsp.client import TspClient
 from .._tsp.errors import NetworkError, TspError
@@ -119,20 +119,30 @@ class Session:
         if self._steps > MOST_STEPS:
             self._fail(NetworkError("flood", "The broker sends without end and without sense.", "Report it to the broker's operator."))
             return
-        self._client.receive(data, now)
-        self._turn(now)
+        self._drive(self._client.receive, data, now)
 
     def eof_received(self) -> None:
         if self._client is None or self.done.done():
             return
-        now = self._loop.time()
-        self._client.receive_eof(now)
-        self._turn(now)
+        self._drive(self._client.receive_eof, self._loop.time())
 
     def link_lost(self, error: TspError) -> None:
         self._fail(error)
 
     # what follows from it
+
+    def _drive(self, verb: Callable[..., None] | None, *given: Any) -> None:
+        """One verb of the client, whose last argument is the time, and what follows from it.
+
+        In a callback of the loop a defect of ours would only be logged, and the session stand still until its deadline; it ends it instead.
+        """
+        try:
+            if verb is not None:
+                verb(*given)
+            self._turn(given[-1])
+        except Exception as exc:
+            if not self.done.done():
+                self.done.set_exception(exc)
 
     def _turn(self, now: float) -> None:
         """Hear what happened, send what is to be sent (behind the last word, too: an accept or a reject), set the timer."""
@@ -197,9 +207,7 @@ class Session:
             self._fail(deadline_passed(self._limits.total))
             return
         wanted = self._client.next_timer()
-        if wanted is not None and now >= wanted:
-            self._client.handle_timer(now)
-        self._turn(now)
+        self._drive(self._client.handle_timer if wanted is not None and now >= wanted else None, now)
 
     def _fail(self, error: TspError) -> None:
         if not self.done.done():

@@ -278,7 +278,7 @@ class TspClient:
             self._quirk("header_unexpected")
         if event == "refusal":
             assert frame.status is not None
-            self._fail(error_from_status(frame.status, frame.text), event)
+            self._fail(error_from_status(frame.status, self._without_secret(frame.text)), event)
             return
         if event == "redirect":
             self._redirect(frame)
@@ -318,7 +318,7 @@ class TspClient:
         if frame.kind == TEXT and frame.text[:8].upper() == "VERSION=":
             return RemoteError("stale_session", "The broker takes us for an older session from the same port and only echoes.",
                                "Negotiate from another source port, or wait until the broker has forgotten the old session.")
-        said = "XML" if frame.kind == XML else f"{frame.status or ''} {frame.text}".strip()
+        said = "XML" if frame.kind == XML else f"{frame.status or ''} {self._without_secret(frame.text)}".strip()
         shown = "".join(c for c in said if c.isprintable())[:60]
         return protocol_error(f'it said "{shown}" while {_DUE[self.state]}')
 
@@ -433,14 +433,14 @@ class TspClient:
 
     def _fail(self, error: TspError, event: str = "fail") -> None:
         self._merge_quirks()
-        secret = self.config.credentials.password
-        if secret and secret in error.message:
-            # What a broker says is quoted in errors; after PLAIN that may be our password.
-            error.message = error.message.replace(secret, "***")
-            error.args = (error.message,)
         self._stop()
         self._go(event)
         self._events.append(Failed(error))
+
+    def _without_secret(self, said: str) -> str:
+        """What a broker says is quoted in errors; after PLAIN that may be our password, so it goes before the text is cut or cleaned."""
+        secret = self.config.credentials.password
+        return said.replace(secret, "***") if secret else said
 
     def _stop(self) -> None:
         self._reader.clear()

@@ -16,7 +16,8 @@ _FITTING = {"v6anyv4": ("v6v4", "v6udpv4")}
 def check_grant(grant: Grant, request: TunnelRequest | None, *, transport: str, peer_is_loopback: bool, strict: bool) -> tuple[str, ...]:
     """Sentences about what was granted otherwise than asked. request: None where the tunnel is an older one (info).
 
-    Raises RemoteError `bad_grant` when it cannot be used, or with `strict` when the prefix is not the one asked for.
+    Raises RemoteError `bad_grant` when it cannot be used, or with `strict` when the prefix is not the one asked for or contains the
+    broker's end of the tunnel.
     """
     grant.check_outer(peer_is_loopback)
     if request is None:
@@ -32,7 +33,10 @@ def check_grant(grant: Grant, request: TunnelRequest | None, *, transport: str, 
     inner = grant.inner_address(grant.server)
     if grant.prefix is not None and inner is not None and inner.version == grant.prefix.version and inner in grant.prefix:
         # Seen with small brokers. It works as long as the host route to that address wins over the one for the prefix.
-        warnings.append(f"The delegated prefix {grant.prefix} contains the broker's end of the tunnel {inner}.")
+        contained = f"the delegated prefix {grant.prefix} contains the broker's end of the tunnel {inner}"
+        if strict:
+            _refuse(contained, "strict was asked for. Report it to the broker's operator, or leave strict out.")
+        warnings.append(f"{contained[0].upper()}{contained[1:]}.")
     return tuple(warnings)
 
 

@@ -22,6 +22,12 @@ from .request import DNS_NAME, TunnelRequest
 SCHEMA = 1
 GRANTED_MODES = ("v6v4", "v6udpv4", "v4v6")
 MAX_LIFETIME = 10 * 365 * 86400
+UNUSABLE: dict[int, tuple[Any, ...]] = {
+    6: tuple(IPv6Network(text) for text in ("::/8", "fe80::/10", "ff00::/8")),
+    4: tuple(IPv4Network(text) for text in ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "255.255.255.255/32"))}
+"""What no delegated prefix may hold any part of: loopback, link-local, multicast, IPv4 in the guise of IPv6."""
+SIX_TO_FOUR = 0x2002 << 112
+"""RFC 3056: 2002:V4ADDR::/48 belongs to the host with that IPv4 address."""
 
 Address = Union[IPv4Address, IPv6Address]
 Network = Union[IPv4Network, IPv6Network]
@@ -73,7 +79,7 @@ class Grant:
             for family, address in (("IPv4", end.ipv4), ("IPv6", end.ipv6)):
                 if address is None:
                     _refuse(f"the {side}'s {family} address is missing")
-                elif address.is_multicast or address.is_unspecified or address.is_link_local or (
+                elif address.is_multicast or address.is_unspecified or address.is_link_local or _is_disguised(address) or (
                         address.is_loopback and address.version == self.inner_version):
                     _refuse(f"the {side}'s {family} address {address} cannot be a tunnel address")
             if end.ipv4 == IPv4Address("255.255.255.255"):
@@ -87,10 +93,10 @@ class Grant:
         if self.prefix is not None:
             if self.prefix.version != self.inner_version:
                 _refuse(f"the delegated prefix {self.prefix} is of the wrong family for {self.mode}")
-            if self.prefix.is_loopback or self.prefix.is_multicast or self.prefix.is_link_local or self.prefix.prefixlen == 0:
+            if _is_disguised(self.prefix.network_address) or any(self.prefix.overlaps(other) for other in UNUSABLE[self.prefix.version]):
                 _refuse(f"the delegated prefix {self.prefix} cannot be used on a network")
             for outer in (self.outer_address(self.client), self.outer_address(self.server)):
-                if outer is not None and outer.version == self.prefix.version and outer in self.prefix:
+                if outer is not None and _holds_outer(self.prefix, outer):
                     _refuse(f"the delegated prefix {self.prefix} contains the tunnel's own outer endpoint {outer}")
         for name in self.dns_servers:
             if not DNS_NAME.match(name):
@@ -100,7 +106,7 @@ class Grant:
                 _refuse(f"the keepalive interval {self.keepalive.interval} is out of range")
             target = self.keepalive.address
             if target is not None and (target.version != self.inner_version or target.is_loopback or target.is_multicast
-                                       or target.is_unspecified):
+                                       or target.is_unspecified or _is_disguised(target)):
                 _refuse(f"the keepalive address {target} cannot be pinged through the tunnel")
         if self.lifetime is not None and not 1 <= self.lifetime <= MAX_LIFETIME:
             _refuse(f"the lifetime {self.lifetime} is out of range")
@@ -127,6 +133,22 @@ class Grant:
     def outer_address(self, end: Endpoint) -> Address | None:
         """The address of `end` that the encapsulated packets travel between."""
         return end.ipv6 if self.mode == "v4v6" else end.ipv4
+
+
+def _is_disguised(address: Address) -> bool:
+    """IPv4 written as IPv6 (::ffff:192.0.2.1), or an address with a zone, which may be followed by anything."""
+    return isinstance(address, IPv6Address) and (address.ipv4_mapped is not None or "%" in str(address))
+
+
+def _holds_outer(prefix: Network, outer: Address) -> bool:
+    """Whether packets to this end of the tunnel would be routed into the delegated prefix, and so into the tunnel again.
+
+    The families inside and outside differ, so an IPv4 end is found by the IPv6 addresses that stand for it: its 6to4 network.
+    """
+    if prefix.version == outer.version:
+        return outer in prefix
+    return outer.version == 4 and isinstance(prefix, IPv6Network) and prefix.overlaps(
+        IPv6Network((SIX_TO_FOUR | int(outer) << 80, 48)))
 
 
 @dataclass(frozen=True)
@@ -207,18 +229,18 @@ class Lease:
                 raise ValueError(f"schema {SCHEMA} expected")
 
             def end(value: dict[str, Any]) -> Endpoint:
-                return Endpoint(IPv4Address(value["ipv4"]), IPv6Address(value["ipv6"]), value.get("dns_name"),
-                                None if value.get("udp_port") is None else int(value["udp_port"]))
+                return Endpoint(IPv4Address(_text(value["ipv4"])), IPv6Address(_text(value["ipv6"])), value.get("dns_name"),
+                                _whole(value.get("udp_port")))
 
             keepalive = data.get("keepalive")
             grant = Grant(
                 mode=data["mode"], client=end(data["client"]), server=end(data["server"]),
-                prefix=None if data.get("prefix") is None else ip_network(data["prefix"]),
+                prefix=None if data.get("prefix") is None else ip_network(_text(data["prefix"])),
                 dns_servers=tuple(data.get("dns_servers") or ()),
                 keepalive=None if keepalive is None else Keepalive(
-                    int(keepalive["interval"]),
-                    None if keepalive.get("address") is None else ip_address(keepalive["address"])),
-                lifetime=None if data.get("lifetime") is None else int(data["lifetime"]))
+                    _whole(keepalive["interval"]) or 0,
+                    None if keepalive.get("address") is None else ip_address(_text(keepalive["address"]))),
+                lifetime=_whole(data.get("lifetime")))
             username = data.get("username")
             for name in ("broker", "transport", "protocol_version", "auth_method"):
                 if not isinstance(data[name], str) or not data[name].isprintable():
@@ -228,16 +250,32 @@ class Lease:
             via = data.get("via")
             if via is not None and (not isinstance(via, str) or not via.isprintable()):
                 raise ValueError("via is not a line of text")
-            return cls(
+            lease = cls(
                 broker=data["broker"], transport=data["transport"], protocol_version=data["protocol_version"],
                 auth_method=data["auth_method"], grant=grant, request=TunnelRequest.from_dict(data["request"]),
                 obtained_at=_from_iso(data["obtained_at"]), username=username,
-                quirks={str(k): int(v) for k, v in (data.get("quirks") or {}).items()},
+                quirks={str(k): _whole(v) or 0 for k, v in (data.get("quirks") or {}).items()},
                 warnings=tuple(str(w) for w in data.get("warnings") or ()), via=via)
-        except (KeyError, ValueError, TypeError, AttributeError, LocalError, RemoteError) as exc:
+            lease.to_dict()  # the end of its life must be a date, too
+            return lease
+        except (KeyError, ValueError, TypeError, AttributeError, OverflowError, LocalError, RemoteError) as exc:
             detail = exc.message if isinstance(exc, (LocalError, RemoteError)) else f"{type(exc).__name__}: {exc}"
             raise LocalError("lease_invalid", f"The stored lease cannot be used: {detail}",
                              "Delete the lease file, or set renew: true, to ask the broker again.") from None
+
+
+def _text(value: Any) -> str:
+    """Addresses are text: a number would be taken for one as well."""
+    if not isinstance(value, str):
+        raise ValueError("an address is not text")
+    return value
+
+
+def _whole(value: Any) -> int | None:
+    """A JSON number without a fraction, or None; no text, no true."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+        raise ValueError("a number is not a whole number")
+    return value
 
 
 def _iso(value: datetime) -> str:

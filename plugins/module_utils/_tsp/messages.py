@@ -32,7 +32,7 @@ MAX_BROKERS = 50
 MAX_DNS_SERVERS = 16
 MAX_KEEPALIVE = 86400
 
-_IPV4 = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}\Z")
+_IPV4 = re.compile(r"(?:0|[1-9][0-9]{0,2})(?:\.(?:0|[1-9][0-9]{0,2})){3}\Z")  # 010 is eight to some and ten to others
 _IPV6 = re.compile(r"[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*\Z")  # no zone: `%` may be followed by anything
 _NUMBER = re.compile(r"[0-9]{1,12}\Z")
 

@@ -46,6 +46,10 @@ class TunnelRequest:
             refuse(f"mode {self.mode!r} is unknown.", f"Use one of {', '.join(MODES)}.")
         if self.host_type not in HOST_TYPES:
             refuse(f"host_type {self.host_type!r} is unknown.", "Use host or router.")
+        for name in ("prefix_length", "keepalive_interval"):
+            number = getattr(self, name)
+            if isinstance(number, bool) or not isinstance(number, (int, type(None))):
+                refuse(f"{name} {number!r} is not a whole number.")
         longest = 32 if self.mode == "v4v6" else 128
         if self.prefix_length is not None:
             if self.host_type != "router":
@@ -63,7 +67,7 @@ class TunnelRequest:
             refuse("A proxy cannot ask for v6udpv4: the tunnel would end at the proxy's own socket.", "Use v6v4 or v4v6 with proxy.")
         for name in ("client_ipv4", "client_ipv6"):
             address = getattr(self, name)
-            if address is not None and (address.is_multicast or address.is_unspecified or address.is_loopback):
+            if address is not None and (address.is_multicast or address.is_unspecified or address.is_loopback or "%" in str(address)):
                 refuse(f"{name} {address} cannot be a tunnel endpoint.")
 
     @property
@@ -87,7 +91,10 @@ class TunnelRequest:
         known = {f.name for f in fields(cls)}
         values = {k: v for k, v in data.items() if k in known}
         try:
-            values["dns_servers"] = tuple(values.get("dns_servers") or ())
+            names = values.get("dns_servers") or ()
+            if not isinstance(names, (list, tuple)):
+                raise ValueError("dns_servers is not a list")
+            values["dns_servers"] = tuple(names)
             if values.get("client_ipv4") is not None:
                 values["client_ipv4"] = IPv4Address(values["client_ipv4"])
             if values.get("client_ipv6") is not None:

@@ -47,6 +47,14 @@ def test_a_place_that_cannot_be_used_is_named() -> None:
     assert caught.value.code == "runtime_dir_unusable"
 
 
+def test_a_place_where_others_can_write_is_refused(tmp_path: Path) -> None:
+    """Its undo file is a list of commands that the agent runs."""
+    tmp_path.chmod(0o1777)
+    with pytest.raises(LocalError) as caught:
+        Lock(str(tmp_path / "tsp.pid"))
+    assert caught.value.code == "runtime_dir_unusable" and "others" in caught.value.message and not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("name", ["", "a/b", "..", "tsp%d", "a" * 16, "t p"])
 def test_device_names_are_checked(name: str) -> None:
     with pytest.raises(LocalError) as caught:

@@ -31,6 +31,19 @@ def judged(error, port=None):
     return error
 
 
+def test_a_defect_of_ours_ends_the_exchange_at_once_and_is_not_swallowed(monkeypatch):
+    def broken(_self, _data, _now):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.client.TspClient.receive", broken)
+
+    async def scenario():
+        async with FakeBroker() as broker:
+            await fails(broker)
+    with pytest.raises(ZeroDivisionError):
+        run_sync(scenario)
+
+
 # over TCP
 
 

@@ -31,6 +31,7 @@ def test_a_broker_may_be_named_in_these_ways(text, host, port, shown):
 @pytest.mark.parametrize("text", [
     "", "   ", "a:b:c", "[2001:db8::1", "[broker.example]:1", "192.0.2", "192.0.2.300", "broker.example:0", "broker.example:65536",
     "two words", "-x.example", "[2001:db8::1]x", "broker.example:", "192.0.2.1:1:2", "a;b", "a\nb", "$(id)", "x" * 300, "h:+5", None, 7,
+    "[2001:db8::1%a\nb]", "[2001:db8::1%$(id)]:3653", "2001:db8::1%a b", "[fe80::1%" + "x" * 16 + "]",
 ])
 def test_anything_else_is_refused_with_the_forms_that_work(text):
     with pytest.raises(LocalError) as caught:

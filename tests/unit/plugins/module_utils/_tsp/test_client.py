@@ -322,6 +322,16 @@ def test_secrets_do_not_show():
     assert "canary" not in repr(client_config(password="canary-91b7"))
 
 
+@pytest.mark.parametrize("before", [0, 100, 110, 119])
+@pytest.mark.parametrize("secret", ["canary-91b7", "tab\tcanary-91b7", "canary-91b7 \u00a0"])
+def test_a_broker_that_sends_the_password_back_does_not_get_it_shown(before, secret):
+    said = f"300 {'x' * before} {secret}!\r\n".encode()
+    for answers in ([b"CAPABILITY TUNNEL=V6V4 AUTH=PLAIN\r\n", said], [b"CAPABILITY TUNNEL=V6V4 AUTH=PLAIN\r\n", b"OK " + said[4:]]):
+        script = Script(answers, transport="tcp", auth_method="plain", password=secret).run()
+        message = script.events[-1].error.message
+        assert "canary"[:3] not in message and message.isprintable(), "not even the part that is left when a long text is cut"
+
+
 def test_plain_over_tcp_is_one_write_without_the_stray_nul():
     script = Script([b"CAPABILITY TUNNEL=V6V4 AUTH=PLAIN\r\n", SUCCESS, INFO], transport="tcp", auth_method="plain").run()
     assert script.said[1] == b"AUTHENTICATE PLAIN\r\n\0alice\0secret1\r\n"

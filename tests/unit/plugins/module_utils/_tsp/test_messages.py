@@ -226,6 +226,26 @@ ROUTER = '<router><prefix length="{}">{}</prefix></router>'
     info(server=SERVER.replace(S6, "fe80::1")),
     info(server=SERVER.replace(S6, "2001:db8::1%eth0")),
     info(server=SERVER.replace(S6, "2001:db8::1%$(reboot)")),
+    info(server=SERVER.replace(S6, "::ffff:192.0.2.9")),
+    info(server=SERVER.replace(S6, "2001:db8::1&#10;reboot")),
+    info(server=SERVER.replace("192.0.2.254", "192.0.02.254")),
+    info(server=SERVER.replace("192.0.2.254", "192.0.2.25٤")),
+    info(server=SERVER.replace("192.0.2.254", "3221226238")),
+    info(attributes='action="info" type="v6v4" lifetime="٦٠"'),
+    info(attributes='action="info" type="v6v4" lifetime="+60"'),
+    info(attributes='action="info" type="v6v4" lifetime="6_0"'),
+    info(attributes='action="info" type="v6v4" lifetime="0x60"'),
+    info(attributes=f'action="info" type="v6v4" lifetime="{"9" * 5000}"'),
+    info(ENDS + '<keepalive interval="-30"/>'),
+    info(ENDS + '<keepalive interval="3_0"/>'),
+    info(ENDS + ROUTER.format("٤٨", "2001:db8:4100::")),
+    info(ENDS + ROUTER.format("+48", "2001:db8:4100::")),
+    info(ENDS + ROUTER.format("4_8", "2001:db8:4100::")),
+    info(ENDS + ROUTER.format("-48", "2001:db8:4100::")),
+    info(ENDS + ROUTER.format(1, "8000::")),
+    info(ENDS + ROUTER.format(4, "f000::")),
+    info(ENDS + ROUTER.format(96, "::ffff:0:0")),
+    info(ENDS + ROUTER.format(64, "64:ff9b::")),
     info(server=SERVER.replace(f'<address type="ipv6">{S6}</address>', "")),
     info(server=SERVER + SERVER),
     info(server=SERVER.replace("</server>", '<address type="ipv4">192.0.2.253</address></server>')),
@@ -265,13 +285,12 @@ def test_grants_of_no_use(body):
         assert name not in caught.value.message
 
 
-def test_a_prefix_that_contains_an_outer_address():
-    body = info('<address type="ipv4">198.51.100.2</address><address type="ipv6">2001:db8:1::1</address>'
-                '<router><prefix length="32">2001:db8::</prefix></router>',
-                server='<server><address type="ipv4">198.51.100.1</address><address type="ipv6">2001:db8:1::2</address></server>',
-                attributes='action="info" type="v4v6"')
-    with pytest.raises(RemoteError):
-        grant_of(body, TunnelRequest(mode="v4v6"))
+@pytest.mark.parametrize("length, prefix", [(48, "2002:c000:2fe::"), (64, "2002:c000:201:7::"), (16, "2002::"), (3, "2000::")])
+def test_a_prefix_that_contains_an_outer_address(length, prefix):
+    with pytest.raises(RemoteError) as caught:
+        grant_of(info(ENDS + ROUTER.format(length, prefix)))
+    assert caught.value.code == "bad_grant" and "contains the tunnel's own outer endpoint 192.0.2." in caught.value.message
+    assert str(grant_of(info(ENDS + ROUTER.format(48, "2002:c000:203::")))[0].prefix) == "2002:c000:203::/48"
 
 
 @pytest.mark.parametrize("body", [
