@@ -47,16 +47,16 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     """The command line: OUTPUT. Returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     if len(words) != 1:
-        print("usage: build OUTPUT", file=sys.stderr)
+        sys.stderr.write("usage: build OUTPUT\n")
         return 2
     try:
         changed = build(BROKER, Path(words[0]), trees())
     except LocalError as exc:
-        print(exc, file=sys.stderr)
+        sys.stderr.write(f"{exc}\n")
         return 1
-    print(f"{words[0]}: {'written' if changed else 'up to date'}")
+    sys.stdout.write(f"{words[0]}: {'written' if changed else 'up to date'}\n")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -41,13 +41,18 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     try:
         return int(arguments.run(arguments) or 0)
     except TspError as exc:
-        print(f"tsp-broker: {exc}", file=sys.stderr)
+        sys.stderr.write(f"tsp-broker: {exc}\n")
         return 1
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _say(text: str) -> None:
+    """A line for whoever ran the command."""
+    sys.stdout.write(text + "\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -142,7 +147,7 @@ def _check(arguments: argparse.Namespace) -> int:
     if config.store.exists():
         with contextlib.closing(Store(config.store)) as store:
             stored = store.accounts()
-    print(describe(config, offered, [w for w in (*config.warnings, left_out) if w], stored))
+    _say(describe(config, offered, [w for w in (*config.warnings, left_out) if w], stored))
     return 0
 
 
@@ -195,7 +200,7 @@ def _users_add(arguments: argparse.Namespace) -> int:
             if store.account(name) is not None:
                 raise LocalError("account_exists", f"The account {name} exists already.", "Use `users passwd`, or remove it first.")
             store.save_account(with_password(account, _password(arguments), config.realm, os.urandom, not arguments.no_digest))
-        print(f"{name}: added")
+        _say(f"{name}: added")
         return 0
     account = with_password(account, _password(arguments), config.realm, os.urandom, not arguments.no_digest)
     values: dict[str, Any] = {"username": name, "scrypt": account.scrypt}
@@ -208,7 +213,7 @@ def _users_add(arguments: argparse.Namespace) -> int:
     if account.proxy:
         values["proxy"] = True
     values.update({key: str(getattr(account, key)) for key in ("ipv6", "prefix", "ipv4") if getattr(account, key) is not None})
-    print("\n".join(f"{'- ' if i == 0 else '  '}{key}: {json.dumps(value)}" for i, (key, value) in enumerate(values.items())))
+    _say("\n".join(f"{'- ' if i == 0 else '  '}{key}: {json.dumps(value)}" for i, (key, value) in enumerate(values.items())))
     return 0
 
 
@@ -225,7 +230,7 @@ def _users_passwd(arguments: argparse.Namespace) -> int:
     with contextlib.closing(store):
         account = _stored_account(config, store, arguments.name)
         store.save_account(with_password(account, _password(arguments), config.realm, os.urandom, not arguments.no_digest))
-    print(f"{arguments.name}: password changed")
+    _say(f"{arguments.name}: password changed")
     return 0
 
 
@@ -234,7 +239,7 @@ def _users_enable(arguments: argparse.Namespace) -> int:
     config, store = _store(arguments)
     with contextlib.closing(store):
         store.save_account(replace(_stored_account(config, store, arguments.name), enabled=arguments.action == "enable"))
-    print(f"{arguments.name}: {arguments.action}d")
+    _say(f"{arguments.name}: {arguments.action}d")
     return 0
 
 
@@ -244,7 +249,7 @@ def _users_remove(arguments: argparse.Namespace) -> int:
         _stored_account(config, store, arguments.name)
         store.remove_account(arguments.name)
         held = store.count(arguments.name)
-    print(f"{arguments.name}: removed" + (f"; {held} of its leases remain, see `leases release {arguments.name}`" if held else ""))
+    _say(f"{arguments.name}: removed" + (f"; {held} of its leases remain, see `leases release {arguments.name}`" if held else ""))
     return 0
 
 
@@ -253,7 +258,7 @@ def _users_list(arguments: argparse.Namespace) -> int:
     with contextlib.closing(store):
         found = [*config.accounts, *store.accounts()]
     rows = account_rows(found, config.realm)
-    print(json.dumps(rows, indent=2) if arguments.json else table(rows, "No accounts."))
+    _say(json.dumps(rows, indent=2) if arguments.json else table(rows, "No accounts."))
     return 0
 
 
@@ -264,10 +269,10 @@ def _leases_list(arguments: argparse.Namespace) -> int:
     with contextlib.closing(store):
         rows = lease_rows(store.leases(), time.time())
     if arguments.json:
-        print(json.dumps(rows, indent=2))
+        _say(json.dumps(rows, indent=2))
     else:
         shown = [{k: row[k] for k in ("id", "user", "mode", "client", "inside", "prefix", "state", "expires_in")} for row in rows]
-        print(table(shown, "No leases."))
+        _say(table(shown, "No leases."))
     return 0
 
 
@@ -283,5 +288,5 @@ def _leases_release(arguments: argparse.Namespace) -> int:
             chosen.update({lease.id: lease for lease in found})
         for number in chosen:
             store.mark_released(number) if running else store.remove(number)
-    print(f"{len(chosen)} released" + (": the running broker ends them within seconds" if running else ""))
+    _say(f"{len(chosen)} released" + (": the running broker ends them within seconds" if running else ""))
     return 0

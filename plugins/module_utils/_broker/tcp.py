@@ -186,7 +186,8 @@ class Connection(asyncio.Protocol):
             self._timer = self._loop.call_at(due, self._guarded, self._on_timer)
 
     def _on_timer(self) -> list[bytes]:
-        assert self._session is not None
+        if self._session is None:
+            raise AssertionError
         now = self._loop.time()
         self._session.server.handle_timer(now)
         return self._session.server.data_to_send(now)

@@ -85,7 +85,8 @@ class Attempt:
 def _rank(attempt: Attempt) -> int:
     """The lower, the more it tells about what to do."""
     error = attempt.error
-    assert error is not None
+    if error is None:
+        raise AssertionError
     if isinstance(error, LocalError):
         return 0
     if isinstance(error, RemoteError):
@@ -102,7 +103,8 @@ def failure(attempts: Sequence[Attempt], secret: str | None = None) -> TspError:
     told = min(failed, key=_rank)
     listed = [attempt.to_dict(secret) for attempt in attempts]
     error = told.error
-    assert error is not None
+    if error is None:
+        raise AssertionError
     message = error.message if isinstance(error, LocalError) else f"{told.where}: {error.message}"
     others = list(dict.fromkeys(
         f"{attempt.where}: {attempt.error.code}" for attempt in failed if attempt is not told and attempt.error is not None))

@@ -105,7 +105,8 @@ class Backoff:
                 os.unlink(self._path(broker))
 
     def _path(self, broker: Broker) -> str:
-        assert self._folder is not None
+        if self._folder is None:
+            raise AssertionError
         key = hashlib.sha256(f"{broker}\n{self._who}".encode()).hexdigest()[:24]
         return os.path.join(self._folder, f"backoff-{key}.json")
 

@@ -74,7 +74,8 @@ async def _capabilities(target: Target, runtime: Runtime, source: Source, limits
         outcome = await run_session(target, version, maker(version), source=source, limits=limits, recorder=recorder)
         if outcome.error is None or next_step(outcome.error) != VERSION:
             break
-    assert outcome is not None
+    if outcome is None:
+        raise AssertionError
     return outcome
 
 

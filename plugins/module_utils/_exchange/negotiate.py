@@ -71,7 +71,8 @@ async def negotiate(request: TunnelRequest, options: ExchangeOptions, *, keep_so
 def _lease(outcome: Outcome, request: TunnelRequest, options: ExchangeOptions, via: str | None) -> Lease:
     """Who granted what, over what, when. With v6udpv4 the ports are those of the socket that the grant came over."""
     granted, target = outcome.granted, outcome.target
-    assert granted is not None
+    if granted is None:
+        raise AssertionError
     grant = granted.grant
     if grant.mode == "v6udpv4":
         grant = replace(grant, client=replace(grant.client, udp_port=outcome.local_port),

@@ -163,7 +163,8 @@ class Negotiation:
 
     async def _follow(self, outcome: Outcome, hops: int) -> Outcome | None:
         """Go where a redirect leads, nearest first."""
-        assert outcome.redirected is not None
+        if outcome.redirected is None:
+            raise AssertionError
         try:
             brokers = candidates(outcome.redirected, self._visited, hops)
         except RemoteError as error:
@@ -199,7 +200,8 @@ class Negotiation:
                 remember(key, self._options.known_keys_file, self._warn)
             if outcome.error is None or next_step(outcome.error) != VERSION:
                 break
-        assert outcome is not None
+        if outcome is None:
+            raise AssertionError
         return outcome
 
     def _client_maker(self, target: Target, version: str, key: KeyPolicy) -> Callable[[Address], TspClient]:

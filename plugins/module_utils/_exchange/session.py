@@ -147,7 +147,8 @@ class Session:
     def _turn(self, now: float) -> None:
         """Hear what happened, send what is to be sent (behind the last word, too: an accept or a reject), set the timer."""
         client = self._client
-        assert client is not None
+        if client is None:
+            raise AssertionError
         while not self.done.done():
             event = client.next_event()
             if event is None:
@@ -158,7 +159,8 @@ class Session:
             self._set_timer(now)
 
     def _send(self, client: TspClient, now: float) -> None:
-        assert self._link is not None
+        if self._link is None:
+            raise AssertionError
         try:
             for data in client.data_to_send(now):
                 self._recorder.sent(data, now)
@@ -186,7 +188,8 @@ class Session:
             self._finish()
 
     def _set_timer(self, now: float) -> None:
-        assert self._client is not None
+        if self._client is None:
+            raise AssertionError
         due = self._limits.deadline
         wanted = self._client.next_timer()
         if wanted is not None:

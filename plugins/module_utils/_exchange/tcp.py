@@ -49,7 +49,8 @@ class TcpLink(asyncio.Protocol):
         return link
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        if not isinstance(transport, asyncio.Transport):
+            raise AssertionError
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:

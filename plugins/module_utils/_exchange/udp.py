@@ -86,5 +86,3 @@ class UdpLink:
         if sock is not None:
             with contextlib.suppress(OSError):
                 sock.close()
-
-

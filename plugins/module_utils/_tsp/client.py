@@ -200,7 +200,8 @@ class TspClient:
 
     def _datagram(self, payload: bytes, now: float) -> None:
         """The answer to our outstanding message; perhaps empty, perhaps a part, perhaps several lines."""
-        assert self._udp is not None
+        if self._udp is None:
+            raise AssertionError
         self._reader.feed(payload)
         frames = 0
         while not self.closed and not self._udp.waiting:
@@ -248,7 +249,8 @@ class TspClient:
         return True
 
     def _unanswered(self, _nothing: bytes, now: float) -> None:
-        assert self._udp is not None
+        if self._udp is None:
+            raise AssertionError
         if self.state == states.WAIT_CONFIRM:
             # What the broker granted it has granted; only its empty answer is missing (tsp-protocol.md section 1.3).
             self._quirk("accept_unanswered")
@@ -277,7 +279,8 @@ class TspClient:
         elif frame.headed and self.state != states.WAIT_CONFIRM:
             self._quirk("header_unexpected")
         if event == "refusal":
-            assert frame.status is not None
+            if frame.status is None:
+                raise AssertionError
             self._fail(error_from_status(frame.status, self._without_secret(frame.text)), event)
             return
         if event == "redirect":
@@ -356,7 +359,8 @@ class TspClient:
         return usable and sasl.PASSDSS in offered and sasl.have_passdss()
 
     def _sasl(self, frame: Frame, now: float) -> None:
-        assert self.mechanism is not None
+        if self.mechanism is None:
+            raise AssertionError
         answer = self.mechanism.step(frame.body)
         self._go("sasl")
         if answer:
@@ -364,7 +368,8 @@ class TspClient:
         # With nothing to say, TCP waits; on UDP the end of the datagram decides whether to poll.
 
     def _authenticated(self, now: float) -> None:
-        assert self.mechanism is not None
+        if self.mechanism is None:
+            raise AssertionError
         self.mechanism.finish()
         self._go("success")
         self._merge_quirks()
@@ -373,7 +378,8 @@ class TspClient:
         config, action = self.config, self.config.action
         self._go(action)
         if action == "create":
-            assert self._client_address is not None
+            if self._client_address is None:
+                raise AssertionError
             self._say(xml_write.create(config.request, self._client_address), now)
             return
         mode, addresses = config.request.mode, [self._client_address] if self._client_address is not None else []
@@ -383,7 +389,8 @@ class TspClient:
         self._say(xml_write.about(action, mode, config.request.proxy, addresses), now)
 
     def _redirect(self, frame: Frame) -> None:
-        assert frame.status is not None
+        if frame.status is None:
+            raise AssertionError
         brokers = read_brokers(frame.body, self._quirk, loopback=self.config.peer_is_loopback)
         self._stop()
         self._go("redirect")

@@ -140,7 +140,8 @@ class DigestClient(ClientMechanism):
         if self._proved:
             return super().step(message)
         said = fields.get("rspauth", b"").lower()
-        if not any([hmac.compare_digest(said, expected) for expected in self._expected]):
+        matches = [hmac.compare_digest(said, expected) for expected in self._expected]  # every one: no timing to learn from
+        if not any(matches):
             raise self._not_authentic()
         self._proved = True
         return b""

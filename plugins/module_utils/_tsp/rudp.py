@@ -140,7 +140,8 @@ class RudpClient:
 
     def _transmit(self, now: float) -> None:
         timestamp = (int((now - self._start) * 1000) + self._offset) & 0xFFFFFFFF
-        assert self._payload is not None
+        if self._payload is None:
+            raise AssertionError
         self._sends[timestamp] = now
         self._queue.append(HEADER.pack(self._sequence, timestamp) + self._payload)
         self._tries += 1

@@ -340,7 +340,8 @@ class TspServer:
             self._said.append(start)
 
     def _sasl(self, message: bytes, now: float) -> None:
-        assert self._mechanism is not None
+        if self._mechanism is None:
+            raise AssertionError
         step = self._mechanism.step(message)
         session = self.session
         session.username = self._mechanism.username
@@ -379,7 +380,8 @@ class TspServer:
         if action in ("create", "info", "delete"):
             session.named_ipv4, session.named_ipv6 = message.ipv4, message.ipv6
         if action == "create":
-            assert message.request is not None
+            if message.request is None:
+                raise AssertionError
             session.request = request = message.request
             if self._redirect("create", headed=True):
                 return

@@ -95,7 +95,8 @@ class _Tree:
 
     def end(self, _tag: str) -> None:
         self.depth -= 1
-        assert self.open is not None
+        if self.open is None:
+            raise AssertionError
         self.open = self.open.parent
 
     def text(self, data: str) -> None:

@@ -109,7 +109,8 @@ def _end(end: Endpoint) -> list[str]:
 def _keepalive(grant: Grant, keepalive: Keepalive) -> str:
     # Old clients need somebody to ping: our end of the tunnel where nobody else is named.
     target = keepalive.address if keepalive.address is not None else grant.inner_address(grant.server)
-    assert target is not None
+    if target is None:
+        raise AssertionError
     return f'    <keepalive interval="{keepalive.interval}">\r\n{_address("      ", target)}    </keepalive>\r\n'
 
 

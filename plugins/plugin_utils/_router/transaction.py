@@ -132,7 +132,8 @@ class _Run:
             self.outcome.proof = probe.read(wanted, self.device.ask(wanted.command, wanted.patience))
             if self.outcome.proof.proved:
                 return
-        assert self.outcome.proof is not None
+        if self.outcome.proof is None:
+            raise AssertionError
         message = f"Nothing came back from {wanted.address} through the tunnel. The device said: {self.outcome.proof.answer}"
         if self.outcome.changed:
             self._undo(ApplyError("probe_failed", message, "The device is as it was before. Look at the tunnel's source and destination, "

@@ -59,4 +59,3 @@ def test_one_that_breaks_is_told_and_does_not_hide_the_others(bench, monkeypatch
     assert measure(bench, monkeypatch) == 1
     assert json.loads((tmp_path / "build" / "bench.json").read_text()) == {"x": 1.0}
     assert "bench_bad broke: OSError: no socket" in capsys.readouterr().err
-

@@ -40,7 +40,8 @@ class KernelDataPlane(UserspaceDataPlane):
         """See DataPlane. Removes the devices that an earlier broker left when it was killed."""
         super().start()
         try:
-            assert self.netlink is not None
+            if self.netlink is None:
+                raise AssertionError
             for index in self.netlink.devices(DEVICE_PREFIX).values():
                 self.netlink.remove(index)
         except BaseException:

@@ -287,7 +287,10 @@ def old_response(account, server, until_zero, whole_a1):
     a1 = secret + tail
     if until_zero:
         a1 = secret[:secret.find(b"\0")] + (b"" if whole_a1 else tail)
-    md5 = lambda data: hashlib.md5(data).hexdigest().encode()  # noqa: E731
+
+    def md5(data: bytes) -> bytes:
+        return hashlib.md5(data).hexdigest().encode()
+
     answer = md5(md5(a1) + b":" + nonce + b":00000001:17954:auth:" + md5(b"AUTHENTICATE:" + uri))
     return base64.b64encode(b'username="alice",realm="broker.example",nonce="' + nonce + b'",nc=00000001,cnonce="17954",digest-uri="'
                             + uri + b'",response=' + answer + b",qop=auth")
