@@ -417,4 +417,3 @@ class OldClient:
             if reply[:4] == sequence:
                 return reply[8:]
         return b""
-

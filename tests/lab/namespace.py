@@ -87,11 +87,10 @@ class Namespace:
         return self.logs / f"{self.name}-{label}.log"
 
     def ip(self, *commands: str) -> str:
-        """`ip` commands, one string each; returns what the last one printed. Process ids in them are those seen here."""
-        out = ""
-        for command in commands:
-            out = self.run("ip", *shlex.split(command), network_only=True).stdout
-        return out
+        """`ip` commands, one string each; returns what they printed. Process ids in them are those seen here."""
+        if len(commands) == 1 or any(command.startswith("-") for command in commands):  # a batch knows no options
+            return "".join(self.run("ip", *shlex.split(command), network_only=True).stdout for command in commands)
+        return self.run("ip", "-batch", "-", input="\n".join(commands) + "\n", network_only=True).stdout
 
     def ip_json(self, command: str) -> list[dict[str, Any]]:
         """An `ip` command's answer as data."""

@@ -41,8 +41,8 @@ class Segment:
         port = f"p{self._ports}"
         veth(self.namespace, port, host, interface)
         self.namespace.ip(f"link set {port} master br0")
-        for address in addresses:
-            host.ip(f"addr add {address} dev {interface}" + (" nodad" if ":" in address else ""))
+        if addresses:
+            host.ip(*(f"addr add {address} dev {interface}" + (" nodad" if ":" in address else "") for address in addresses))
 
 
 class Nat:
