@@ -65,7 +65,7 @@ class Served:
             "auth": {"plain": True, "passdss-3des-1": False}, "store": {"path": "leases.db"}, "log": {"file": "log.json"},
             "pools": {"ipv6": "2001:db8:f::/64", "prefixes": [{"network": "2001:db8:8000::/33", "lengths": [56]}]},
             "accounts": entries}), encoding="utf-8")
-        self.process = subprocess.Popen([sys.executable, "-m", "module_utils._broker", "serve", "--config", str(config)],
+        self.process = subprocess.Popen([sys.executable, "-m", "module_utils._broker.cli", "serve", "--config", str(config)],
                                         env={**os.environ, "PYTHONPATH": str(MODULE_UTILS)}, stdin=subprocess.DEVNULL)
         self.port = self._wait()
 

@@ -73,7 +73,7 @@ class Net:
             "store": {"path": str(self.folder / "leases.db")}, "key_file": str(self.folder / "key.pem"),
             "accounts": [{"username": "alice", "digest_ha1": ha1}], "log": {"level": "debug", "format": "text"}}))
         config.chmod(0o600)
-        self.server = self.broker.popen("env", f"PYTHONPATH={ROOT / 'plugins'}", sys.executable, "-m", "module_utils._broker", "serve",
+        self.server = self.broker.popen("env", f"PYTHONPATH={ROOT / 'plugins'}", sys.executable, "-m", "module_utils._broker.cli", "serve",
                                         "--config", str(config), label="broker")
         wait_for("the broker listens", lambda: ":3653" in self.broker.run("ss", "-lun").stdout)
 
@@ -82,7 +82,7 @@ class Net:
         assert self.server is not None
         for line in self.broker.run("ps", "-eo", "pid=,args=").stdout.splitlines():
             pid, words = line.split(maxsplit=1)
-            if "-m module_utils._broker serve" in words:
+            if "-m module_utils._broker.cli serve" in words:
                 self.broker.run("kill", "-9", pid)
         self.server.wait(10)
         self.server = None

@@ -64,7 +64,7 @@ class Net:
 
     def start(self) -> subprocess.Popen[Any]:
         (self.folder / "log").unlink(missing_ok=True)
-        broker = self.broker.popen("env", f"PYTHONPATH={ROOT / 'plugins'}", sys.executable, "-m", "module_utils._broker", "serve",
+        broker = self.broker.popen("env", f"PYTHONPATH={ROOT / 'plugins'}", sys.executable, "-m", "module_utils._broker.cli", "serve",
                                    "--config", str(self.config), label="serve")
         wait_for("the broker listens", lambda: self.logged("listening"))
         return broker
@@ -181,7 +181,7 @@ def _signal(where: Namespace, number: int) -> None:
     """Send a signal to the broker's own process, by its id (popen's is the one that entered the namespace)."""
     for line in where.run("ps", "-e", "-o", "pid=,args=").stdout.splitlines():
         pid, words = line.split(None, 1)
-        if "-m module_utils._broker serve" in words and not words.startswith(("env", "sh")):
+        if "-m module_utils._broker.cli serve" in words and not words.startswith(("env", "sh")):
             where.run("kill", f"-{int(number)}", pid)
             return
     raise AssertionError("no broker is running there")

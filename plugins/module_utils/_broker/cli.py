@@ -290,3 +290,7 @@ def _leases_release(arguments: argparse.Namespace) -> int:
             store.mark_released(number) if running else store.remove(number)
     _say(f"{len(chosen)} released" + (": the running broker ends them within seconds" if running else ""))
     return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

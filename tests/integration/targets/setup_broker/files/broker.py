@@ -24,7 +24,7 @@ def main(plugins: str, config: str, folder: str) -> int:
         ready.bind(notify)
         ready.settimeout(1)
         broker = subprocess.Popen(
-            [sys.executable, "-m", "module_utils._broker", "serve", "--config", config], stdin=subprocess.DEVNULL, stdout=output,
+            [sys.executable, "-m", "module_utils._broker.cli", "serve", "--config", config], stdin=subprocess.DEVNULL, stdout=output,
             stderr=output, cwd=folder, start_new_session=True,
             env={**os.environ, "PYTHONPATH": plugins, "NOTIFY_SOCKET": notify, "PYTHONDONTWRITEBYTECODE": "1"})
         while broker.poll() is None:

@@ -47,7 +47,7 @@ class Served:
         self.log.unlink(missing_ok=True)
         self.errors = file.parent / "stderr"
         with open(self.errors, "wb") as errors:
-            self.process = subprocess.Popen([*(command or [sys.executable, "-m", "module_utils._broker"]), "serve", "--config", str(file)],
+            self.process = subprocess.Popen([*(command or [sys.executable, "-m", "module_utils._broker.cli"]), "serve", "--config", str(file)],
                                             env={**os.environ, "PYTHONPATH": str(PLUGINS)}, stdin=subprocess.DEVNULL, stderr=errors)
         self.port = self.until("listening")["port"]
 
@@ -169,7 +169,7 @@ def test_the_commands_work_beside_a_running_broker(tmp_path: Path, monkeypatch: 
 def test_a_second_broker_on_the_same_store_is_refused(tmp_path: Path) -> None:
     file = write(tmp_path)
     with serving(file):
-        done = subprocess.run([sys.executable, "-m", "module_utils._broker", "serve", "--config", str(file)], stdin=subprocess.DEVNULL,
+        done = subprocess.run([sys.executable, "-m", "module_utils._broker.cli", "serve", "--config", str(file)], stdin=subprocess.DEVNULL,
                               env={**os.environ, "PYTHONPATH": str(PLUGINS)}, capture_output=True, text=True, check=False)
         assert done.returncode == 1 and "Another broker is running" in done.stderr and "Traceback" not in done.stderr
 
