@@ -47,7 +47,8 @@ class Served:
         self.log.unlink(missing_ok=True)
         self.errors = file.parent / "stderr"
         with open(self.errors, "wb") as errors:
-            self.process = subprocess.Popen([*(command or [sys.executable, "-m", "module_utils._broker.cli"]), "serve", "--config", str(file)],
+            words = command or [sys.executable, "-m", "module_utils._broker.cli"]
+            self.process = subprocess.Popen([*words, "serve", "--config", str(file)],
                                             env={**os.environ, "PYTHONPATH": str(PLUGINS)}, stdin=subprocess.DEVNULL, stderr=errors)
         self.port = self.until("listening")["port"]
 
