@@ -7,82 +7,22 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
-import threading
 
 import pytest
-from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.argspec import TUNNEL_SPEC
-from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.ask import Place
-from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.leasestore import load, save
-from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.results import guarded
-from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.tunnel_task import run
 from ansible_collections.tunnelbroker.tsp.tests.unit.plugins.module_utils._exchange._brokers import (
     CAPABILITY,
     FakeBroker,
-    Talk,
     framed,
     info,
     redirect,
 )
-from ansible_collections.tunnelbroker.tsp.tests.unit.plugins.module_utils._module._leases import lease
-
-CANARY = "canary-Okapi-4711"
-
-
-@contextlib.contextmanager
-def in_thread(make):
-    """The broker that `make()` builds, in an event loop and a thread of its own."""
-    loop, started = asyncio.new_event_loop(), threading.Event()
-    found = []
-
-    async def serve():
-        async with make() as broker:
-            stop = asyncio.Event()
-            found.extend((broker, stop))
-            started.set()
-            await stop.wait()
-
-    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
-    thread.start()
-    started.wait()
-    try:
-        yield found[0]
-    finally:
-        loop.call_soon_threadsafe(found[1].set)
-        thread.join()
-        loop.close()
+from ansible_collections.tunnelbroker.tsp.tests.unit.plugins.module_utils._module._judge import CANARY, Judge, in_thread, talking
 
 
 @pytest.fixture
 def ask(tmp_path):
     """ask(broker, **options): the task, renewing a stored lease; checks what every failure must have."""
-    path = tmp_path / "tsp.fact"
-    save(str(path), lease("v6v4", "2001:db8:a::/48"))
-    before = path.read_text()
-
-    def call(broker, **options):
-        given = {"broker": [broker.name], "username": "alice", "password": CANARY, "renew": True, "min_interval": 0.0, "deadline": 20.0,
-                 "mode": "v6v4", **options}
-        params = {name: given.get(name, option.get("default")) for name, option in TUNNEL_SPEC.items()}
-        result = guarded(lambda: run(params, Place(str(path), str(tmp_path / "state"))))
-        text = json.dumps(result)
-        assert result["failed"] is True and result["changed"] is False and "ansible_facts" not in result
-        assert set(result["error"]) == {"kind", "code", "message", "hint", "status"} and result["error"]["hint"]
-        assert result["error"]["code"] != "internal" and result["attempts"]
-        assert result["msg"].startswith(result["error"]["message"]) and "Traceback" not in text and len(text) < 20000
-        assert all(character.isprintable() for character in result["msg"])
-        assert path.read_text() == before and load(str(path)) is not None
-        assert CANARY not in text
-        for file in tmp_path.rglob("*"):
-            assert not file.is_file() or CANARY not in file.read_text(), file
-        return result["error"]
-
-    return call
-
-
-def talking(**answers):
-    return lambda: FakeBroker(Talk(users={"alice": CANARY}, **answers))
+    return Judge(tmp_path)
 
 
 @pytest.mark.parametrize("auth_method", ["digest-md5", "plain"])
