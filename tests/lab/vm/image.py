@@ -110,6 +110,7 @@ def _initrd(scratch: Path, root: Path, version: str, target: Path) -> None:
     for folder in ("bin", "modules", "proc", "sys", "dev", "ro", "rw", "new"):
         (tree / folder).mkdir(parents=True)
     shutil.copy(shutil.which("busybox") or "/bin/busybox", tree / "bin" / "busybox")
+    (tree / "bin" / "sh").symlink_to("busybox")
     order: list[str] = []
     for name in BOOT_MODULES:
         for line in _run("modprobe", "-d", root, "-S", version, "--show-depends", name).splitlines():
