@@ -348,7 +348,8 @@ def arguments(ansible: Ansible) -> list[str]:
 
 
 def here(ansible: Ansible, words: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(words, env=ansible.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(words, env=ansible.environment, stdin=subprocess.DEVNULL, capture_output=True,
+                          text=True, timeout=200, check=False)
 
 
 @pytest.mark.root
