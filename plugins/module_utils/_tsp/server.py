@@ -147,6 +147,7 @@ class TspServer:
         self._udp = RudpServer() if transport == "udp" else None
         self._reader = Reader(_ignore, statuses=False)
         self._mechanism: sasl.ServerMechanism | None = None
+        self._redirect_due = False
         self._auths: frozenset[str] = frozenset()
         self._said: list[bytes] = []
         self._pending = b""
@@ -307,6 +308,7 @@ class TspServer:
         self.session = session = ServerSession(self.session.transport, self.session.peer, version)
         self.established = False
         self._mechanism = None
+        self._redirect_due = False
         if self._udp is not None:
             self._messages = 1  # an agent negotiates anew from the same port, again and again
         # Version 1 is older than TSP over UDP (tsp-protocol.md section 2).
@@ -323,25 +325,31 @@ class TspServer:
         if name not in self._auths:
             raise Refusal(status.AUTHENTICATION_FAILED)
         self.session.auth_method = name.lower()
-        if self._redirect("authenticate"):
-            return
         config = self.config
         try:
             self._mechanism = sasl.server_mechanism(name, lookup=self.backend.lookup, realm=config.realm, rng=config.rng,
                                                     version=self.session.version, dsa_key=config.dsa_key)
         except LocalError:
             raise Refusal(status.SERVER_SIDE_ERROR, "Mechanism unavailable") from None
+        start = self._mechanism.start()
+        if (start or self._mechanism.immediate) and self._redirect("authenticate"):
+            return
         self._go("authenticate")
         if self._mechanism.immediate:
             self._sasl(b"", now)
-            return
-        start = self._mechanism.start()
-        if start:
+        elif start:
             self._said.append(start)
+        else:
+            # An old client reads nothing before its next message (tsp-protocol.md sections 3.3, 3.5), and would overlook a redirect now.
+            self._redirect_due = True
 
     def _sasl(self, message: bytes, now: float) -> None:
         if self._mechanism is None:
             raise AssertionError
+        if self._redirect_due:
+            self._redirect_due = False
+            if self._redirect("authenticate"):
+                return
         step = self._mechanism.step(message)
         session = self.session
         session.username = self._mechanism.username

@@ -71,7 +71,7 @@ SERVER: Table = {
     # `offer`: VERSION was answered with our capabilities.
     HELLO: {"offer": NEGOTIATED, "redirect": FINISHED, "refuse": HELLO},
     NEGOTIATED: {"authenticate": AUTHENTICATING, "redirect": FINISHED, "refuse": FINISHED},
-    AUTHENTICATING: {"sasl": AUTHENTICATING, "verified": READY, "refuse": FINISHED},
+    AUTHENTICATING: {"sasl": AUTHENTICATING, "verified": READY, "redirect": FINISHED, "refuse": FINISHED},
     READY: {"create": CONFIRMING, "info": READY, "delete": READY, "redirect": FINISHED, "refuse": READY},
     CONFIRMING: {"accept": ESTABLISHED, "reject": READY, "refuse": READY},
     # A packet through the tunnel accepts it too, so the accept itself may come late.

@@ -24,7 +24,7 @@ from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.events impor
 )
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.messages import Refusal
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.request import TunnelRequest
-from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.server import ServerConfig
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.server import ServerConfig, TspServer
 from ansible_collections.tunnelbroker.tsp.tests.unit.plugins.module_utils._tsp._pair import (
     CLIENT_V4,
     ConnectionPair,
@@ -218,15 +218,30 @@ ELSEWHERE = (BrokerAddress("ipv4", "192.0.2.252"), BrokerAddress("ipv6", "2001:d
 
 @pytest.mark.parametrize("transport", ["udp", "tcp"])
 @pytest.mark.parametrize("step", ["version", "authenticate", "create"])
-def test_redirection(transport, step, server_config):
+@pytest.mark.parametrize("method", METHODS)
+def test_redirection(transport, method, step, server_config):
     backend = FakeBackend()
     backend.redirects[step] = ELSEWHERE
-    pair = session(transport, "anonymous", server_config, backend, Network(piece=3)).run(100)
+    pair = session(transport, method, server_config, backend, Network(piece=3)).run(100)
     pair.check_last_word()
     assert pair.last == Redirected(1200, ELSEWHERE)
     assert pair.client.quirks == {}
     assert pair.server.closed
     assert not pair.server.established
+
+
+@pytest.mark.parametrize("method, answers", [("PLAIN", [b""]), ("PASSDSS-3DES-1", [b""]), ("DIGEST-MD5", []), ("ANONYMOUS", [])])
+def test_redirection_waits_until_an_old_client_reads(method, answers, server_config):
+    """After AUTHENTICATE PLAIN and PASSDSS-3DES-1 it sends its next message without looking at what came (sections 3.3, 3.5)."""
+    backend = FakeBackend()
+    backend.redirects["authenticate"] = ELSEWHERE
+    broker = TspServer(server_config, backend, "udp", ("192.0.2.1", 4000))
+    said = []
+    for number, text in enumerate((b"VERSION=2.0.1\r\n", b"AUTHENTICATE " + method.encode() + b"\r\n\0", b"\0alice\0secret1\r\n")):
+        broker.receive((0xF00000F0 + number).to_bytes(4, "big") + bytes(4) + text, 1.0 + number)
+        said += [datagram[8:] for datagram in broker.data_to_send(1.0 + number)]
+    assert said[1:1 + len(answers)] == answers
+    assert said[1 + len(answers)].startswith(b"1200 ")
 
 
 @pytest.mark.parametrize("transport", ["udp", "tcp"])

@@ -63,7 +63,8 @@ def walked(monkeypatch):
         for step, entries in brokers.items():
             backend = FakeBackend()
             backend.redirects = {step: entries}
-            ConnectionPair(client_config(transport), backend).run(100)
+            for method in ("digest-md5", "plain"):
+                ConnectionPair(client_config(transport, auth_method=method), backend).run(100)
         for call in ("capabilities", "authenticated", "create", "info", "delete", "accept"):
             backend = FakeBackend()
             backend.refusals = {call: Refusal(310)}
