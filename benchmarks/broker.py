@@ -36,7 +36,7 @@ import time
 from base64 import b64decode, b64encode
 from pathlib import Path
 
-import _collection  # noqa: F401
+import _collection  # noqa: F401  pylint: disable=unused-import
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._broker import accounts
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._broker.store import Store
 
@@ -184,7 +184,7 @@ def fill(path: Path, count: int) -> None:
     """A store with `count` leases whose tunnel ends are open."""
     now = int(time.time())
     Store(path).close()
-    with contextlib.closing(sqlite3.connect(path)) as db, db:
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection as db:
         db.executemany("INSERT INTO lease (owner, username, mode, ipv6, prefix6, router, dns_servers, outer, port, local, proxy, keepalive,"
                        " up, created_at, renewed_at, expires_at)"
                        " VALUES (?, ?, 'v6udpv4', ?, ?, 1, '', ?, ?, '127.0.0.1', 0, 3600, 1, ?, ?, ?)",

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-import _collection  # noqa: E402, F401
+import _collection  # noqa: E402, F401  pylint: disable=unused-import
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._exchange.negotiate import negotiate  # noqa: E402
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._exchange.options import ExchangeOptions  # noqa: E402
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._exchange.sync import run_sync  # noqa: E402

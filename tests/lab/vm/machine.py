@@ -49,7 +49,7 @@ def boot(command: str, *, folder: Path, extra: Mapping[str, Path] | None = None,
     except subprocess.TimeoutExpired as late:
         log = late.stdout or b""
     text = log.decode("utf-8", "replace").replace("\r\n", "\n")
-    _, begun, rest = text.partition("@@guest begins\n")
+    _unused, begun, rest = text.partition("@@guest begins\n")
     output, ended, tail = rest.partition("@@guest ends ")
     status = int(tail.split()[0]) if begun and ended and tail.split()[:1] else None
     return Report(status, output, text)

@@ -83,9 +83,9 @@ class FakeBroker:
         self.asked.append((last, source_port))
         if self.gate is not None:
             await self.gate.wait()
+        if self.answers and isinstance(self.answers[0], Exception):
+            raise self.answers.pop(0)
         answer = self.answers.pop(0) if self.answers else None
-        if isinstance(answer, Exception):
-            raise answer
         return answer or self.lease, None, []
 
 

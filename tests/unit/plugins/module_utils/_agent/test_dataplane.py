@@ -106,8 +106,8 @@ def test_many_at_once_both_ways_in_order() -> None:
             for packet, answer in zip(out, back):
                 b.kernel.send(packet)
                 b.from_broker(answer)
-            assert [await b.received(b.broker) for _ in out] == out
-            assert [await b.received(b.kernel) for _ in back] == back
+            assert [await b.received(b.broker) for _again in out] == out
+            assert [await b.received(b.kernel) for _again in back] == back
     asyncio.run(run())
 
 

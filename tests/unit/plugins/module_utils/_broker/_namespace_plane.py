@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[4]))
-import conftest  # noqa: E402, F401  (makes the collection's name resolve)
+# Makes the collection's name resolve.
+import conftest  # noqa: E402, F401  pylint: disable=unused-import
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._broker.ends import kernel  # noqa: E402
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._broker.ends.port import EndTable  # noqa: E402
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._broker.ends.userspace import UserspaceDataPlane  # noqa: E402

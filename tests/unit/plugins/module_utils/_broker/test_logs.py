@@ -60,7 +60,7 @@ def test_after_the_login_everything_is_shown_on_one_line_each() -> None:
 
 def test_a_trace_is_bounded() -> None:
     trace = Trace()
-    for _ in range(1000):
+    for _again in range(1000):
         trace.received(b"x" * 5000)
     assert len(trace.lines()) <= 24 and all(len(line) < 700 for line in trace.lines())
 

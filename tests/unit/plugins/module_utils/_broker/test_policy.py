@@ -201,7 +201,7 @@ def test_without_keepalive_silence_means_nothing(world: World) -> None:
 def test_a_lease_ends_unless_its_client_is_there(world: World) -> None:
     world.come(keepalive_interval=3600)
     world.come("bob", keepalive=False, peer="192.0.2.8")
-    for _ in range(100):
+    for _again in range(100):
         world.later(10_000)
         end = world.table.by_lease.get(1)
         if end is not None:
@@ -215,7 +215,7 @@ def test_nothing_is_written_for_a_keepalive(world: World) -> None:
     world.come()
     other = Store(world.config.store)
     other.changed_by_others()
-    for _ in range(50):
+    for _again in range(50):
         world.table.by_lease[1].last_seen = world.mono
         world.later(25)
     assert not other.changed_by_others()
@@ -270,9 +270,9 @@ def test_no_address_left(tmp_path: Path) -> None:
 
 
 def test_limits_on_tunnels(tmp_path: Path) -> None:
-    world = World(tmp_path, limits={"tunnels": 2}, accounts=[{"username": "a", "password": "x", "tunnels": 1},
-                                                              {"username": "b", "password": "x", "tunnels": 1},
-                                                              {"username": "c", "password": "x"}])
+    world = World(tmp_path, limits={"tunnels": 2}, accounts=[
+        {"username": "a", "password": "x", "tunnels": 1}, {"username": "b", "password": "x", "tunnels": 1},
+        {"username": "c", "password": "x"}])
     world.come("a")
     world.come("b", peer="192.0.2.8")
     assert world.refused("c", peer="192.0.2.9") == 301
@@ -429,7 +429,7 @@ def test_client_names_are_dns_names_or_not_given(world: World, user: str, name: 
 
 def test_failures_are_counted_per_address_and_forgiven_after_a_minute(world: World) -> None:
     session, context = world.session("alice")
-    for _ in range(10):
+    for _again in range(10):
         assert world.policy.capabilities(session, context)
         world.policy.auth_failed(session, context)
     with pytest.raises(Refusal) as no:

@@ -118,7 +118,7 @@ def test_reply_to_create_is_laid_out_as_old_clients_want_it(broker: RunningBroke
     body = (b'<tunnel action="create" type="v6udpv4" proxy="no">\r\n <client>\r\n  <address type="ipv4">127.0.0.1</address>\r\n'
             b" </client>\r\n</tunnel>\r\n")
     answer = exchange(raw, b"Content-length: %d\r\n%s" % (len(body), body), 2)
-    head, _, rest = answer.partition(b"\r\n")
+    head, _unused, rest = answer.partition(b"\r\n")
     assert head == b"Content-length: %d" % len(rest)
     assert rest.startswith(b'200 Success\r\n<tunnel action="info" type="v6udpv4" lifetime="604800">')
     assert b'<address type="ipv6">2001:0db8:000f:0000:0000:0000:0000:0002</address>' in rest and b"'" not in rest and b"<?" not in rest
@@ -200,7 +200,7 @@ def test_a_wrong_login_is_refused_and_explained_in_the_log(broker: RunningBroker
 
 
 def test_too_many_failures_are_answered_with_530_at_version(broker: RunningBroker) -> None:
-    for _ in range(10):
+    for _again in range(10):
         assert error(broker, password="wrong").status == 300
     assert error(broker).status == 530
     assert error(broker, transport="tcp").status == 530
@@ -265,7 +265,7 @@ def test_delete_and_info(broker: RunningBroker) -> None:
     made = grant(broker, mode="v6udpv4")
     with asking(broker.host, broker.port, action="info", mode="v6udpv4") as outcome:
         assert next(e.grant for e in outcome.events if isinstance(e, events.Granted)).client.ipv6 == made.client.ipv6
-    for _ in range(2):
+    for _again in range(2):
         with asking(broker.host, broker.port, action="delete", mode="v6udpv4") as outcome:
             assert any(isinstance(e, events.Deleted) for e in outcome.events)
     assert broker.broker.store.count() == 0 and not broker.log_lines("session_failed")
@@ -315,7 +315,7 @@ def test_a_hostile_user_name_cannot_forge_the_log_or_a_name(broker: RunningBroke
 
 def test_too_many_connections_of_one_address_hear_530(tmp_path: Path) -> None:
     with broker_in_thread(tmp_path, {"limits": {"tcp_connections_per_address": 2}}) as broker:
-        held = [socket.create_connection((broker.host, broker.port)) for _ in range(2)]
+        held = [socket.create_connection((broker.host, broker.port)) for _again in range(2)]
         until(lambda: len(broker.broker.tcp.connections) == 2)
         with socket.create_connection((broker.host, broker.port), timeout=30) as third:
             assert third.recv(100).startswith(b"530 ") and third.recv(100) == b""
@@ -351,7 +351,7 @@ def test_who_drips_is_ended(tmp_path: Path) -> None:
 
 def test_a_full_table_of_sessions_hears_530_and_keeps_nothing(tmp_path: Path) -> None:
     with broker_in_thread(tmp_path, {"limits": {"sessions": 1}}) as broker:
-        sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2)]
+        sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _again in range(2)]
         for one in sockets:
             one.settimeout(30)
             one.connect((broker.host, broker.port))
@@ -367,7 +367,7 @@ def test_a_full_table_of_sessions_hears_530_and_keeps_nothing(tmp_path: Path) ->
 
 def test_sessions_that_are_done_make_room(tmp_path: Path) -> None:
     with broker_in_thread(tmp_path, {"limits": {"sessions": 2}}) as broker:
-        for _ in range(5):
+        for _again in range(5):
             assert grant(broker, user=None, mode="v6udpv4")
         assert len(broker.broker.udp.sessions) == 2 and len(broker.broker.table) == 5
         assert not broker.broker.udp.counters["udp_refused_busy"]

@@ -112,7 +112,7 @@ def test_an_address_of_ours_where_nobody_is_answers_unreachable_and_does_not_loo
 
 
 def test_errors_are_not_a_flood(world: World) -> None:
-    for _ in range(1000):
+    for _again in range(1000):
         world.switch.from_uplink(make.udp6(OUTSIDE, "2001:db8:9000::1"))
     assert len(world.up) <= 21
     assert world.switch.counters["dropped_unreachable"] == 1000

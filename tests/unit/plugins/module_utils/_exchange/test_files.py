@@ -101,7 +101,7 @@ def test_last_server_and_broker_list_are_read_as_the_old_client_wrote_them(tmp_p
 
 
 def test_they_are_written_one_broker_a_line_and_privately(tmp_path):
-    saved = SavedBrokers(str(tmp_path / "state"), lambda w: pytest.fail(w))
+    saved = SavedBrokers(str(tmp_path / "state"), pytest.fail)
     saved.save_last_server(parse_broker("192.0.2.7"))
     saved.save_broker_list([parse_broker("b.example:77"), parse_broker("[2001:db8::1]")])
     assert (tmp_path / "state" / "tsp-last-server.txt").read_text() == "192.0.2.7\n"

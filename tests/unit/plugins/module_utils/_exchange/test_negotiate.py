@@ -353,7 +353,7 @@ def test_a_name_is_resolved_for_every_attempt_and_its_addresses_are_tried_in_tur
 
 def test_without_a_broker_nothing_can_be_asked():
     with pytest.raises(LocalError) as caught:
-        run_sync(lambda: ask())
+        run_sync(ask)
     assert caught.value.code == "invalid_option"
 
 

@@ -29,7 +29,7 @@ PEER = ("192.0.2.1", 40000)
 def seeded(seed: int = 0) -> Callable[[int], bytes]:
     """A source of bytes that repeats itself with the seed."""
     source = random.Random(seed)
-    return lambda n: bytes(source.getrandbits(8) for _ in range(n))
+    return lambda n: bytes(source.getrandbits(8) for _again in range(n))
 
 
 def a_grant(mode: str = "v6v4", **changes: Any) -> Grant:

@@ -38,7 +38,7 @@ class Script:
 
     def run(self):
         self.client.connect(self.now)
-        for _ in range(500):
+        for _again in range(500):
             self._exchange()
             at = self.client.next_timer()
             if at is None:

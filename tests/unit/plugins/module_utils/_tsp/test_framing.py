@@ -167,7 +167,7 @@ def test_xml_in_single_bytes_is_not_searched_again_and_again():
     reader = Reader(lambda _name: None, statuses=True)
     reader.feed(b"200 OK\r\n<tunnel>")
     looked = 0
-    for _ in range(MAX_BODY - 100):
+    for _again in range(MAX_BODY - 100):
         reader.feed(b"x")
         looked += reader.next(wants_xml=True) is not None
     reader.feed(b"</tunnel>")

@@ -241,7 +241,7 @@ def test_sequences_from_one():
 def test_bad_xml_is_answered_with_content_length_and_may_be_followed_by_good(body, answer):
     session = Session().ready()
     (said,) = session.say(headed(body))
-    header, _, text = said.partition(b"\r\n")
+    header, _unused, text = said.partition(b"\r\n")
     assert header == b"Content-length: %d" % len(text)
     assert text.startswith(answer)
     assert session.say(headed(CREATE))[0].startswith(b"Content-length: 501")
@@ -364,7 +364,7 @@ def test_oversize_ends_the_session(text, transport):
 
 def test_a_session_has_a_limit_of_messages():
     session = Session("tcp", max_messages=5)
-    for _ in range(5):
+    for _again in range(5):
         assert session.say(b"VERSION=2.0.1\r\n") == [CAPABILITY]
     assert session.say(b"VERSION=2.0.1\r\n") == [b"500 Invalid request format\r\n"]
     assert session.server.closed
