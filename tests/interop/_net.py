@@ -9,7 +9,8 @@
                                                         | nat .20 --- 10.0.0.0/24: inner1 .2, inner2 .3
 
 `others` has brokers for the control plane alone: old versions, few modes, redirects. `tcp` cannot send UDP to a broker (it is refused at
-once). `lossy` loses every third datagram. All brokers have the same accounts.
+once). Every third reply to `lossy`
+and every fourth of its requests is lost. All brokers have the same accounts.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.tunnelbroker.tsp.tests.lab import Lab, Namespace
+from ansible_collections.tunnelbroker.tsp.tests.lab.machine import LabError
 
 from .oldclient import Conf, OldClient, Outcome
 from .olddata import Tunnel
@@ -49,11 +51,6 @@ def wait_for(what: str, condition: Callable[[], Any], seconds: float = 30) -> An
     return value
 
 
-def python() -> str:
-    """What runs the programs: this Python has cryptography, which PASSDSS needs."""
-    return sys.executable
-
-
 class Net:
     """See above. clients: by name."""
 
@@ -61,7 +58,7 @@ class Net:
         self.lab = lab
         self.folder = lab.folder
         self.program = lab.folder / "tsp-broker.pyz"
-        done = subprocess.run([python(), "-m", "module_utils._broker.build", str(self.program)], cwd=ROOT, capture_output=True, text=True,
+        done = subprocess.run([sys.executable, "-m", "module_utils._broker.build", str(self.program)], cwd=ROOT, capture_output=True, text=True,
                               env={"PYTHONPATH": str(ROOT / "plugins"), "PYTHONDONTWRITEBYTECODE": "1"}, check=False)
         assert done.returncode == 0, done.stderr
         internet = lab.segment("internet")
@@ -86,15 +83,19 @@ class Net:
                 }
             }
         """)
+        self.broker.nft("""
+            table ip filter {
+                chain come {
+                    type filter hook prerouting priority -300;
+                    ip saddr 192.0.2.54 udp dport 3653 numgen inc mod 4 == 2 drop
+                }
+            }
+        """)
         self.clients["lossy"].nft("""
-            table inet filter {
+            table ip filter {
                 chain come {
                     type filter hook prerouting priority -300;
                     udp sport 3653 numgen inc mod 3 == 1 drop
-                }
-                chain leave {
-                    type filter hook output priority 0;
-                    udp dport 3653 numgen inc mod 4 == 2 drop
                 }
             }
         """)
@@ -132,10 +133,12 @@ class Net:
         return path
 
     def start(self, name: str, where: Namespace, changes: dict[str, Any]) -> None:
-        """Start a broker; returns at once."""
+        """Start a broker; returns at once. `main` is the one file as built, the others the same from its sources, which starts sooner."""
         path = self.configuration(name, changes)
         (self.folder / f"{name}.log").unlink(missing_ok=True)
-        self._running[name] = where.popen(python(), str(self.program), "serve", "--config", str(path), label=name)
+        program = [str(self.program)] if name == "main" else ["-m", "module_utils._broker.cli"]
+        self._running[name] = where.popen(sys.executable, *program, "serve", "--config", str(path), label=name,
+                                          env={"PYTHONPATH": str(ROOT / "plugins")})
 
     def listening(self, *names: str) -> None:
         """Wait until they listen."""
@@ -144,11 +147,13 @@ class Net:
 
     def _ended(self, name: str) -> None:
         running = self._running[name]
-        assert running.poll() is None, f"{name} ended: {self.lab.folder}"
+        if running.poll() is not None:
+            said = [path.read_text(encoding="utf-8") for path in self.folder.glob(f"*-{name}.log")]
+            raise LabError(f"the broker {name} ended at once: {said}")
 
     def stop(self, name: str, where: Namespace, signal: str = "-TERM") -> None:
         """End one, by a signal to its own process (popen's is the one that entered the namespace)."""
-        for line in where.run("ps", "-e", "-o", "pid=,args=").stdout.splitlines():
+        for line in where.run("ps", "-ww", "-e", "-o", "pid=,args=").stdout.splitlines():
             pid, words = line.split(None, 1)
             if f"serve --config {self.folder / name}.json" in words:
                 where.run("kill", signal, pid)
