@@ -33,8 +33,12 @@ sanity: build/venv-sanity-2.21/.stamp build/venv-sanity-2.16/.stamp ## ansible-t
 	sh tests/tools/ansible_test.sh sanity-2.21 sanity
 	sh tests/tools/ansible_test.sh sanity-2.16 sanity
 
-units: $(TEST)/.stamp | packages ## the unit tests by ansible-test
-	sh tests/tools/ansible_test.sh test units
+# Every test in a process of its own: all of them take long. make units UNITS=tests/unit/plugins/modules/ runs some.
+units: $(TEST)/.stamp | packages ## the unit tests by ansible-test (UNITS=folder/: some of them)
+	sh tests/tools/ansible_test.sh test units $(UNITS)
+
+same-tests: $(TEST)/.stamp ## are the tests that ansible-test would run the ones that pytest runs?
+	$(TEST)/bin/python -m tests.tools.same_tests
 
 integration: $(TEST)/.stamp | packages ## the integration targets by ansible-test
 	sh tests/tools/ansible_test.sh test integration
@@ -82,4 +86,4 @@ $(TEST)/.stamp: requirements/test.txt requirements/test-3.11.txt tests/tools/env
 build/venv-%/.stamp: requirements/%.txt tests/tools/env.sh | build/venv-uv/.stamp
 	@sh tests/tools/env.sh $*
 
-.PHONY: help demo test lint sanity units integration bench broker agent docs docs-check collection packages packages-vm requirements clean
+.PHONY: help demo test lint sanity same-tests units integration bench broker agent docs docs-check collection packages packages-vm requirements clean
