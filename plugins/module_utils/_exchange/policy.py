@@ -186,7 +186,10 @@ class Negotiation:
     async def _speak(self, target: Target, versions: tuple[str, ...]) -> Outcome:
         """One transport to one address, in one version after the other as long as the broker says 302."""
         outcome: Outcome | None = None
-        for version in versions:
+        again = True
+        left = list(versions)
+        while left:
+            version = left.pop(0)
             key = key_policy(target.broker.server, self._options)
             asked = f"asking for {self._request.mode}" if self._action == "create" else f"asking to {self._action} the tunnel"
             self._say(f"{target}: {asked}" + ("" if version == VERSIONS[0] else f" in version {version}"))
@@ -198,7 +201,14 @@ class Negotiation:
             self._note(Attempt.of(outcome))
             if outcome.auth_method:
                 remember(key, self._options.known_keys_file, self._warn)
-            if outcome.error is None or next_step(outcome.error) != VERSION:
+            if outcome.error is None:
+                break
+            if again and outcome.repeated and isinstance(outcome.error, RemoteError):
+                # The answer was lost, and the broker took the copy of our message for the next one (tsp-protocol.md section 11).
+                again = False
+                left.insert(0, version)
+                self._say(f"{target}: an answer was lost on the way, beginning again")
+            elif next_step(outcome.error) != VERSION:
                 break
         if outcome is None:
             raise AssertionError

@@ -63,7 +63,10 @@ class Limits:
 
 @dataclass
 class Outcome:
-    """What a session came to: exactly one of granted, deleted, redirected, error; or capabilities alone where only they were asked."""
+    """What a session came to: exactly one of granted, deleted, redirected, error; or capabilities alone where only they were asked.
+
+    repeated: the message that the error is about had been sent more than once (UDP).
+    """
 
     target: Target
     version: str
@@ -74,6 +77,7 @@ class Outcome:
     deleted: bool = False
     redirected: Redirected | None = None
     answered: bool = False
+    repeated: bool = False
     local_address: Address | None = None
     local_port: int | None = None
     socket: socket.socket | None = None
@@ -225,6 +229,7 @@ class Session:
             self._link.pause()
         if self._client is not None:
             self._outcome.quirks = dict(self._client.quirks)
+            self._outcome.repeated = self._client.repeated
         self.done.set_result(None)
 
 

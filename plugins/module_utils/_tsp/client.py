@@ -84,6 +84,11 @@ class TspClient:
         """Whether the last word was said; everything received from now on is ignored."""
         return states.is_final(states.CLIENT, self.state)
 
+    @property
+    def repeated(self) -> bool:
+        """UDP: the message sent last had to be sent again. A refusal may then mean the copy: some brokers take it for the next message."""
+        return self._udp is not None and self._udp.repeated
+
     def connect(self, now: float) -> None:
         """Start the session: the VERSION line becomes ready to send. Call once, when the socket is connected."""
         if self.state != states.IDLE:
@@ -297,7 +302,8 @@ class TspClient:
             self._events.append(Deleted())
             self._complete(event)
         else:
-            self._quirk("accept_answered")
+            # An established session of tsps only echoes, so the accept that is sent again comes back (tsp-protocol.md section 11).
+            self._quirk("accept_echoed" if frame.kind == XML else "accept_answered")
             self._complete(event)
 
     def _event_of(self, frame: Frame) -> str:
@@ -307,7 +313,8 @@ class TspClient:
             return "sasl"
         if status is None:
             if frame.kind == XML:
-                return "grant"
+                echoed = self.state == states.WAIT_CONFIRM and frame.body.strip() == xml_write.ACCEPT.partition(b"\r\n")[2].strip()
+                return "success" if echoed else "grant"
             return "capability" if frame.text[:10].upper() == "CAPABILITY" else ""
         if status > REDIRECT_BASE:
             return "redirect"

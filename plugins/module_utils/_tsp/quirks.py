@@ -36,6 +36,7 @@ QUIRKS: dict[str, str] = {
     "stray_datagram": "A datagram with another sequence number was ignored.",
     "timestamp_changed": "The time stamp of a datagram was not returned as it was.",
     "accept_unanswered": "The accept got no answer; the tunnel was taken as granted.",
+    "accept_echoed": "The accept came back as it was; the tunnel was in force already.",
     "accept_answered": "The accept was answered with text instead of an empty datagram.",
     # CAPABILITY (capability.py)
     "capability_case": "Words of CAPABILITY were not in upper case.",

@@ -72,6 +72,11 @@ class RudpClient:
         return self._payload is not None
 
     @property
+    def repeated(self) -> bool:
+        """Whether the message sent last was sent more than once."""
+        return self._tries > 1
+
+    @property
     def rto(self) -> float:
         """The retransmission timeout in force, before backoff, in seconds."""
         return self._rto
