@@ -182,6 +182,9 @@ class DataPlane:
             if verdict != PASS:
                 # Late duplicates of the negotiation are no defect of anybody.
                 counters["signalling_in" if verdict == SIGNALLING else f"dropped_in_{verdict}"] += 1
+                if verdict == SIGNALLING and packet[8:11].isdigit() and packet[8:11] >= b"300":
+                    # A broker that was started anew answers packets so (tsp-protocol.md section 11).
+                    self._on_trouble(OSError(errno.ECONNRESET, f"the broker answers packets with status {packet[8:11].decode('ascii')}"))
                 continue
             if packet[6] == icmp6.ICMPV6 and len(packet) >= 48 and packet[40] == icmp6.ECHO_REPLY and \
                     packet[44] << 8 | packet[45] == self._identifier:

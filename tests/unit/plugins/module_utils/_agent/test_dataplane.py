@@ -169,6 +169,16 @@ def test_our_echo_replies_are_ours_and_others_pass() -> None:
     asyncio.run(run())
 
 
+def test_a_broker_that_knows_us_no_more_is_reported() -> None:
+    async def run() -> None:
+        async with bench() as b:
+            b.from_broker(b"\xf0\x00\x00\xf0\0\0\0\0200 Success\r\n")
+            b.from_broker(b"\xff\xff\xff\xff\0\0\0\0" + b"310 TSP status error\r\n")
+            await b.until(lambda: b.troubles)
+            assert [str(trouble.strerror) for trouble in b.troubles] == ["the broker answers packets with status 310"]
+    asyncio.run(run())
+
+
 def test_a_broker_that_is_gone_is_reported() -> None:
     async def run() -> None:
         async with bench() as b:
