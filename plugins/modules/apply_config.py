@@ -87,7 +87,7 @@ options:
         type: str
         choices: [systemd, none]
   absent_files:
-    description: Files that must not be there.
+    description: Files that must not be there. In diff mode the content of one that only its owner could read is not shown.
     type: list
     elements: path
     default: []

@@ -70,8 +70,11 @@ class Setting:
             file.write(text)
         return path
 
-    def start_broker(self) -> None:
-        """Accounts `alice` (any host) and `fleet` (a controller that asks for its routers), and the broker itself."""
+    def start_broker(self, **changes: Any) -> None:
+        """Accounts `alice` (any host) and `fleet` (a controller that asks for its routers), and the broker itself.
+
+        changes: sections of its configuration to add or replace.
+        """
         config = self.lab.folder / "broker.yml"
         config.write_text(json.dumps({
             "name": "broker.example",
@@ -83,6 +86,7 @@ class Setting:
             "store": {"path": str(self.lab.folder / "leases.db")},
             "key_file": str(self.lab.folder / "passdss-key.pem"),
             "log": {"format": "text", "level": "debug"},
+            **changes,
         }, indent=2), encoding="utf-8")
         for name, flags in (("alice", []), ("fleet", ["--proxy", "--tunnels", "100"])):
             self.broker.run(PYTHON, str(self.broker_program), "users", "add", name, "--config", str(config), "--password-stdin", *flags,

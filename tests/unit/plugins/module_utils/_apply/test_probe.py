@@ -77,6 +77,6 @@ def test_diff_shows_text_and_hides_secrets() -> None:
         shown = str(file_diff(secret, before))
         assert "swordfish" not in shown and "hunter2" not in shown
     assert "(secret, changed)" in str(file_diff(secret, FileState(b"hunter2", 0o600, 0, 0)))
-    assert file_diff(FileChange("/etc/x", None), FileState(b"\0\1", 0o600, 0, 0))["before"].startswith("(binary, 2 bytes")
+    assert file_diff(FileChange("/etc/x", None), FileState(b"\0\1", 0o644, 0, 0))["before"].startswith("(binary, 2 bytes")
     moded = file_diff(FileChange("/etc/x", b"same", 0o600), FileState(b"same", 0o644, 0, 0))
     assert (moded["before"], moded["after"]) == ("mode 0644\n", "mode 0600\n")

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._apply.diff import file_diff
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._apply.plan import Command, Directory, FileChange, Plan, Probe, Service
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._apply.probe import ProbeResult
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._apply.runner import FileState
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._apply.transaction import Outcome, apply, to_result
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.errors import ApplyError, LocalError
 from ansible_collections.tunnelbroker.tsp.tests.unit.plugins.module_utils._apply._hosts import FakeRunner, Killed, MortalRunner
@@ -264,6 +266,15 @@ def test_killed_while_a_secret_is_shown_nowhere(manager: str) -> None:
     assert "swordfish" not in repr(plan())
     result = json.dumps(to_result(apply(plan(manager=manager, present=False), host, alive)))
     assert "swordfish" not in result
+
+
+@pytest.mark.parametrize("change, shown", [
+    (FileChange(SECRET, None), False), (FileChange(SECRET, b"new\n", 0o644), False), (FileChange(SECRET, b"new\n", 0o600), True)])
+def test_what_only_its_owner_could_read_is_not_shown_when_it_goes(change: FileChange, shown: bool) -> None:
+    """A plan that only takes a file away does not know that it is secret."""
+    diff = file_diff(change, FileState(b"swordfish\n", 0o600, 0, 0))
+    assert ("swordfish" in json.dumps(diff)) is shown and diff["before"].endswith("\n")
+    assert "swordfish" in json.dumps(file_diff(change, FileState(b"swordfish\n", 0o644, 0, 0)))
 
 
 def test_the_pid_of_another_program_is_not_ours() -> None:
