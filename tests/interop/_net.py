@@ -35,14 +35,14 @@ ROOT = Path(__file__).resolve().parents[2]
 REALM = "broker.example"
 CANARY = "Canary-7f3a"
 """Stands in every password: nothing that is logged may hold it."""
-USERS = {"alice": f"{CANARY} alice", "bob": f"{CANARY}:bob\\\"", "carol": f"{CANARY}-carol", "dave": f"{CANARY}ädave", "fleet": f"{CANARY}fleet",
-         "erin": f"{CANARY}erin", "frank": f"{CANARY}frank", "gina": f"{CANARY}gina"}
+USERS = {"alice": f"{CANARY} alice", "bob": f"{CANARY}:bob\\\"", "carol": f"{CANARY}-carol", "dave": f"{CANARY}ädave",
+         "fleet": f"{CANARY}fleet", "erin": f"{CANARY}erin", "frank": f"{CANARY}frank", "gina": f"{CANARY}gina"}
 BROKER, BROKER6, WORLD, WORLD4 = "192.0.2.1", "2001:db8:1::1", "2001:db8:9::2", "192.0.2.130"
 V200, V101, AT_VERSION, AT_AUTH, AT_CREATE, PLAIN_ONLY, SINGLE = (f"192.0.2.{n}" for n in range(2, 9))
 UDP_TIMEOUT = 3
 
 
-def wait_for(what: str, condition: Callable[[], Any], seconds: float = 30) -> Any:
+def wait_for(what: str, condition: Callable[[], Any], seconds: float = 90) -> Any:
     """The first true value of `condition`; AssertionError when it never comes."""
     until = time.monotonic() + seconds
     while not (value := condition()):
@@ -58,8 +58,8 @@ class Net:
         self.lab = lab
         self.folder = lab.folder
         self.program = lab.folder / "tsp-broker.pyz"
-        done = subprocess.run([sys.executable, "-m", "module_utils._broker.build", str(self.program)], cwd=ROOT, capture_output=True, text=True,
-                              env={"PYTHONPATH": str(ROOT / "plugins"), "PYTHONDONTWRITEBYTECODE": "1"}, check=False)
+        done = subprocess.run([sys.executable, "-m", "module_utils._broker.build", str(self.program)], cwd=ROOT, capture_output=True,
+                              text=True, env={"PYTHONPATH": str(ROOT / "plugins"), "PYTHONDONTWRITEBYTECODE": "1"}, check=False)
         assert done.returncode == 0, done.stderr
         internet = lab.segment("internet")
         self.broker, self.world, self.others = (lab.namespace(name) for name in ("broker", "world", "others"))
@@ -110,7 +110,7 @@ class Net:
         self.nat = lab.nat(nat, "lan", "wan", udp_timeout=UDP_TIMEOUT)
         self._running: dict[str, subprocess.Popen[Any]] = {}
 
-    # Brokers ------------------------------------------------------------------------------------------------------------------------------
+    # Brokers ----------------------------------------------------------------------------------------------------------------------
 
     def configuration(self, name: str, changes: dict[str, Any]) -> Path:
         """Write a broker's configuration."""
@@ -170,7 +170,7 @@ class Net:
         lines = [json.loads(line) for line in text[:text.rfind("\n") + 1].splitlines()]
         return [line for line in lines if event is None or line["event"] == event]
 
-    # Clients ------------------------------------------------------------------------------------------------------------------------------
+    # Clients ----------------------------------------------------------------------------------------------------------------------
 
     def client(self, where: str, version: str, *, server: str = BROKER, mode: str = "v6anyv4", auth: str = "anonymous", user: str = "",
                password: str | None = None, wire: dict[str, Any] | None = None, step: Any = None, known_key: bytes | None = None,
@@ -180,10 +180,10 @@ class Net:
             user = password = ""
         elif password is None:
             password = USERS[user]
-        asked = Conf(server=f"[{BROKER6}]" if mode == "v4v6" and server == BROKER else server, tunnel_mode=mode, auth_method=auth, userid=user,
-                     passwd=password, **conf)
-        return OldClient(version, asked, Sockets(self.clients[where].network, **(wire or {})), pause=100, known_key=known_key, echo_patience=1.0,
-                         **({"step": step} if step else {}))
+        asked = Conf(server=f"[{BROKER6}]" if mode == "v4v6" and server == BROKER else server, tunnel_mode=mode, auth_method=auth,
+                     userid=user, passwd=password, **conf)
+        return OldClient(version, asked, Sockets(self.clients[where].network, **(wire or {})), pause=100, known_key=known_key,
+                         echo_patience=1.0, **({"step": step} if step else {}))
 
     def run(self, where: str, version: str, **options: Any) -> Outcome:
         """Run a client to the end of its handshake, and end it."""

@@ -145,7 +145,7 @@ class OldClient:
         self._client_v4 = ""
         self.out = Outcome()
 
-    # Which broker, which transport, which version (sections 1.1, 2, 6, 8) ----------------------------------------------------------------
+    # Which broker, which transport, which version (sections 1.1, 2, 6, 8) ---------------------------------------------------------
 
     def run(self) -> Outcome:
         """Until there is a tunnel, the client ends, or it would wait and begin again."""
@@ -219,7 +219,7 @@ class OldClient:
             if not keep:
                 wire.close()
 
-    # One session -------------------------------------------------------------------------------------------------------------------------
+    # One session ------------------------------------------------------------------------------------------------------------------
 
     def _talk(self, wire: Wire, broker: str, version: str) -> bool:
         """Whether the connection stays open."""
@@ -250,7 +250,7 @@ class OldClient:
         if status == 310 and self.version.name == "5.1":
             raise _TspError(f"the broker said {text[:60]!r}")
         if status != 200:
-            raise _Fatal(status % 256 if self.version.gives_status_as_exit else 13, f"status {status} in the answer to create: {text[:60]!r}")
+            raise _Fatal(status % 256 if self.version.gives_status_as_exit else 13, f"status {status} at create: {text[:60]!r}")
         xml = text.partition(b"\n")[2]
         info = oldxml.info(xml.decode("ascii", "replace"))
         self._step("accept")
@@ -372,7 +372,7 @@ class OldClient:
             env["TSP_CLIENT_DNS_ADDRESS_IPV6"] = ""
         return env
 
-    # Redirection (section 6) ---------------------------------------------------------------------------------------------------------------
+    # Redirection (section 6) ------------------------------------------------------------------------------------------------------
 
     def _sort(self, brokers: list[str]) -> list[str]:
         """By the distance that echo requests show, all at once; a single broker is not asked."""

@@ -114,7 +114,7 @@ class Tunnel:
         self._threads = [threading.Thread(target=self._receive)]
         self._threads[0].start()
 
-    # The device ---------------------------------------------------------------------------------------------------------------------------
+    # The device -------------------------------------------------------------------------------------------------------------------
 
     def _receive(self) -> None:
         while True:
@@ -162,7 +162,7 @@ class Tunnel:
             self.broken.set()
             self.errors.append(f"send error: {exc}")
 
-    # The host -----------------------------------------------------------------------------------------------------------------------------
+    # The host ---------------------------------------------------------------------------------------------------------------------
 
     def ping(self, target: Any, *, size: int = 56, flow_label: int = 0, source: Any = None, patience: float = 5.0) -> bool:
         """One echo request from the tunnel's address (or one of the prefix); whether the very same came back."""

@@ -31,9 +31,9 @@ with warnings.catch_warnings():
 STRENGTH = ("PASSDSS-3DES-1", "DIGEST-MD5", "PLAIN")
 STATUS = re.compile(rb"([0-9]{3,4}) ")
 # RFC 2409, section 6.2.
-GROUP2 = int("FFFFFFFFFFFFFFFFC90FDAA22168C234C4C6628B80DC1CD129024E088A67CC74020BBEA63B139B22514A08798E3404DDEF9519B3CD3A431B302B0A6DF25F1437"
-             "4FE1356D6D51C245E485B576625E7EC6F44C42E9A637ED6B0BFF5CB6F406B7EDEE386BFB5A899FA5AE9F24117C4B1FE649286651ECE65381FFFFFFFFFFFFFFFF", 16)
-GROUP2_BYTES = 128
+GROUP2 = int("FFFFFFFFFFFFFFFFC90FDAA22168C234C4C6628B80DC1CD129024E088A67CC74020BBEA63B139B22514A08798E3404DD"
+             "EF9519B3CD3A431B302B0A6DF25F14374FE1356D6D51C245E485B576625E7EC6F44C42E9A637ED6B0BFF5CB6F406B7ED"
+             "EE386BFB5A899FA5AE9F24117C4B1FE649286651ECE65381FFFFFFFFFFFFFFFF", 16)
 
 
 class AuthFailure(Exception):
@@ -61,7 +61,7 @@ def decode(line: bytes) -> bytes:
         raise AuthFailure(f"not base64: {line[:60]!r}") from None
 
 
-# DIGEST-MD5 ---------------------------------------------------------------------------------------------------------------------------
+# DIGEST-MD5 -----------------------------------------------------------------------------------------------------------------------
 
 
 def challenge(text: bytes) -> dict[str, str]:
@@ -115,7 +115,7 @@ class Digest:
             raise AuthFailure(f"wrong rspauth: {said!r}")
 
 
-# PASSDSS-3DES-1 -----------------------------------------------------------------------------------------------------------------------
+# PASSDSS-3DES-1 -------------------------------------------------------------------------------------------------------------------
 
 
 def string(data: bytes) -> bytes:

@@ -156,7 +156,8 @@ class TcpWire:
 class Sockets:
     """Opens wires. inside: a context in which sockets are made, a namespace's `network`."""
 
-    def __init__(self, inside: Callable[[], AbstractContextManager[None]] = nullcontext, *, speed: float = 1.0, doubled: bool = False) -> None:
+    def __init__(self, inside: Callable[[], AbstractContextManager[None]] = nullcontext, *, speed: float = 1.0,
+                 doubled: bool = False) -> None:
         self.inside = inside
         self.speed = speed
         self.doubled = doubled

@@ -96,8 +96,9 @@ class RecordedSockets:
 
 def same(recorded: bytes, said: bytes) -> bool:
     """PASSDSS messages hold random numbers; they are compared by length (give or take what a short number leaves out)."""
-    return recorded == said or (len(said) > 40 and abs(len(recorded) - len(said)) <= 4 and re.fullmatch(rb"[A-Za-z0-9+/=]+", said) is not None
-                                and not said.startswith(b"Y2hhcnNldD"))
+    if len(said) > 40 and re.fullmatch(rb"[A-Za-z0-9+/=]+", said) and not said.startswith(b"Y2hhcnNldD"):
+        return abs(len(recorded) - len(said)) <= 4
+    return recorded == said
 
 
 def cnonce_of(recording: Any) -> str | None:
@@ -184,13 +185,16 @@ GOOD = """<tunnel action="info" type="v6v4" lifetime="604800">
 """.replace("\n", "\r\n")
 CHANGES = {
     "ok": lambda t: t, "singlequote": lambda t: t.replace('"', "'"), "prolog": lambda t: '<?xml version="1.0"?>\r\n' + t,
-    "comment": lambda t: t.replace("192.0.2.1<", "<!-- c -->192.0.2.1<"), "wsaddr": lambda t: t.replace("2001:db8:4000::5", " 2001:db8:4000::5 "),
-    "upper": lambda t: t.upper(), "uppertag": lambda t: t.replace("tunnel", "TUNNEL"), "uppervalue": lambda t: t.replace('"v6v4"', '"V6V4"'),
+    "comment": lambda t: t.replace("192.0.2.1<", "<!-- c -->192.0.2.1<"),
+    "wsaddr": lambda t: t.replace("2001:db8:4000::5", " 2001:db8:4000::5 "),
+    "upper": lambda t: t.upper(), "uppertag": lambda t: t.replace("tunnel", "TUNNEL"),
+    "uppervalue": lambda t: t.replace('"v6v4"', '"V6V4"'),
     "unknownelem": lambda t: t.replace("  <client>", '  <other a="b"><more/></other>\r\n  <client>'),
     "nolifetime": lambda t: t.replace(' lifetime="604800"', ""),
     "noserver6": lambda t: t.replace('    <address type="ipv6">2001:db8:4000::4</address>\r\n  </server>', "  </server>"),
     "noka": lambda t: re.sub(r"    <keepalive.*</keepalive>\r\n", "", t, flags=re.S),
-    "kazero": lambda t: t.replace('interval="30"', 'interval="0"'), "nocrlfend": lambda t: t.rstrip(), "lf": lambda t: t.replace("\r\n", "\n"),
+    "kazero": lambda t: t.replace('interval="30"', 'interval="0"'), "nocrlfend": lambda t: t.rstrip(),
+    "lf": lambda t: t.replace("\r\n", "\n"),
 }
 
 

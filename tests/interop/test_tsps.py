@@ -26,9 +26,11 @@ import pytest
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.bundle import AGENT, build
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._exchange.negotiate import broker_info_sync, delete_sync, negotiate_sync
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._exchange.options import ExchangeOptions
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._exchange.runtime import Runtime
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.client import Credentials
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.errors import TspError
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.request import TunnelRequest
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.rudp import RudpConfig
 from ansible_collections.tunnelbroker.tsp.tests.interop._net import wait_for
 from ansible_collections.tunnelbroker.tsp.tests.interop.olddata import Echo, icmp
 from ansible_collections.tunnelbroker.tsp.tests.interop.tsps_like import OUTER, OWN, TspsLike
@@ -37,6 +39,8 @@ from ansible_collections.tunnelbroker.tsp.tests.lab import Lab, Namespace
 pytestmark = pytest.mark.root
 PASSWORDS = {"alice": "Canary-tsps-alice", "bob": "Canary-tsps-bob"}
 UDP_TIMEOUT = 3
+QUICK = RudpConfig(rto_initial=0.2, rto_min=0.2)
+"""What is lost is sent again ten times as soon as usual."""
 
 
 class Net:
@@ -66,7 +70,7 @@ class Net:
         given = {name: changes.pop(name) for name in ("mode", "host_type", "prefix_length", "keepalive_interval") if name in changes}
         request = TunnelRequest(**{"mode": "v6udpv4", "keepalive_interval": 5, **given})
         with self.plain.network():
-            return negotiate_sync(request, self.options(auth, user, password, **changes), keep_socket=keep)
+            return negotiate_sync(request, self.options(auth, user, password, **changes), keep_socket=keep, runtime=Runtime(rudp=QUICK))
 
     @staticmethod
     def options(auth: str = "digest-md5", user: str | None = "alice", password: str | None = None, **changes: Any) -> ExchangeOptions:
@@ -116,10 +120,11 @@ def test_what_it_does_not_have(net: Net) -> None:
     with net.server():
         router = net.ask(host_type="router", prefix_length=56)
         assert router.lease.grant.prefix is None and any("prefix" in warning for warning in router.lease.warnings), router.lease.warnings
-        for changes, code in (({"host_type": "router", "prefix_length": 56, "strict": True}, "bad_grant"), ({"mode": "v6v4"}, "mode_not_offered"),
-                              ({"mode": "v4v6"}, None), ({"auth": "passdss-3des-1"}, "no_common_mechanism"),
-                              ({"password": "Canary-wrong"}, "auth_failed"), ({"auth": "plain", "password": "Canary-wrong", "allow_plaintext": True},
-                                                                              "auth_failed")):
+        wrong = {"password": "Canary-wrong"}
+        for changes, code in (({"host_type": "router", "prefix_length": 56, "strict": True}, "bad_grant"),
+                              ({"mode": "v6v4"}, "mode_not_offered"), ({"mode": "v4v6"}, None),
+                              ({"auth": "passdss-3des-1"}, "no_common_mechanism"), (wrong, "auth_failed"),
+                              ({"auth": "plain", "allow_plaintext": True, **wrong}, "auth_failed")):
             with pytest.raises(TspError) as caught:
                 net.ask(**changes)
             assert code is None or caught.value.code == code, (changes, caught.value.to_dict())
@@ -159,7 +164,7 @@ def test_quirks_of_others(net: Net, quirk: str) -> None:
         assert result.lease.quirks, "the tolerance is not counted"
 
 
-# The agent ----------------------------------------------------------------------------------------------------------------------------------
+# The agent ------------------------------------------------------------------------------------------------------------------------
 
 
 class Agent:

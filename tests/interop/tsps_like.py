@@ -105,7 +105,7 @@ class TspsLike:
                 self._datagram(data, peer)
             self._look_after()
 
-    # The mistake that everybody must know: the nibble is looked for in the fourth byte ----------------------------------------------------
+    # The mistake that everybody must know: the nibble is looked for in the fourth byte --------------------------------------------
 
     def _datagram(self, data: bytes, peer: tuple[str, int]) -> None:
         session = self.sessions.get(peer)
@@ -141,7 +141,7 @@ class TspsLike:
                 return
         self._socket.sendto(datagram, peer)
 
-    # Every datagram advances the state, duplicates too -------------------------------------------------------------------------------------
+    # Every datagram advances the state, duplicates too ----------------------------------------------------------------------------
 
     def _advance(self, session: Session, text: bytes) -> Optional[bytes]:
         state, text = session.state, text.rstrip(b"\0")
@@ -249,7 +249,7 @@ class TspsLike:
         length = f"{len(body_out):06d}" if self.leading_zeros else str(len(body_out))
         return f"Content-length: {length}\r\n".encode() + body_out
 
-    # Packets -------------------------------------------------------------------------------------------------------------------------------
+    # Packets ----------------------------------------------------------------------------------------------------------------------
 
     def _packet(self, session: Session, data: bytes) -> None:
         if len(data) < 40 or data[0] >> 4 != 6:
