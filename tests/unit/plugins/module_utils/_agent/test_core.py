@@ -110,12 +110,14 @@ class Stage:
             "request": {"mode": "v6anyv4"}, "broker": {"brokers": ["192.0.2.1"], "auth_method": "anonymous"},
             "lease_file": str(folder / "lease"), "state_dir": str(folder), "runtime_dir": str(folder)})
         self.broker = FakeBroker(lease or make_lease())
+        self.alive = True
         self.wall = datetime.now(timezone.utc)
         self.log = logging.getLogger(f"test-{folder}")
 
     def agent(self) -> Agent:
         def tunnel(*args: Any, **kwargs: Any) -> FakeTunnel:
             self.tunnel = FakeTunnel(*args, **kwargs)
+            self.tunnel.alive = self.alive
             return self.tunnel
         return Agent(self.config, self.broker, tunnel, log=self.log, jitter=lambda: 0.5, wall=lambda: self.wall)
 
@@ -168,7 +170,8 @@ def test_a_stored_lease_that_answers_is_enough(stage: Stage) -> None:
 
 def test_a_stored_lease_that_does_not_answer_is_asked_for_again(stage: Stage) -> None:
     leasestore.save(str(stage.folder / "lease"), make_lease())
-    stage.play(lambda agent: setattr(stage.tunnel, "alive", False), up)
+    stage.alive = False
+    stage.play(up)
     assert len(stage.broker.asked) == 1
     assert stage.broker.asked[0][0] == make_lease() or stage.broker.asked[0][0].broker == "192.0.2.1"
 
