@@ -136,7 +136,8 @@ def check(net: Net, version: str, mode: str, where: str, auth: str, length: int 
             assert tunnel.ping(target, flow_label=0x123F0)
         if length is not None:
             assert tunnel.ping(target, source=tunnel.inside()), "the prefix is not routed"
-            if auth == "digest-md5":
+            if (mode, auth, length) in (("v4v6", "digest-md5", 29), ("v6v4", "plain", 48), ("v6udpv4", "digest-md5", 56),
+                                        ("v6anyv4", "passdss-3des-1", 60)):
                 assert net.ping(net.world, str(tunnel.address)) and net.ping(net.world, tunnel.inside())
                 assert tunnel.answered == 2
 
@@ -326,6 +327,11 @@ def test_keepalive_holds_the_nat_open_both_ways(net: Net) -> None:
         assert net.world.run("ping", "-c1", "-W1", str(silent.address), check=False).returncode and not silent.answered
 
 
+def harmful(errors: list[str]) -> list[str]:
+    """Without late copies of answers of the handshake, which nobody can keep back."""
+    return [error for error in errors if not re.match(r"not an IPv6 packet: b['\"]\\xf0\\x00\\x00\\xf", error)]
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_duplicated_and_late_datagrams(net: Net, version: str) -> None:
     """Each datagram arrives twice, and once more after the next one."""
@@ -337,7 +343,7 @@ def test_duplicated_and_late_datagrams(net: Net, version: str) -> None:
             with olddata.Tunnel(client, out) as tunnel:
                 assert tunnel.ping(WORLD) and tunnel.keepalive()
             # The copies of the last replies come when the client believes the handshake to be over; a kernel throws them away.
-            assert not [error for error in tunnel.errors if "not an IPv6 packet: b'\\xf0" not in error], tunnel.errors
+            assert not harmful(tunnel.errors)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -351,7 +357,7 @@ def test_lost_datagrams(net: Net, version: str) -> None:
         resent += out.resent
         with olddata.Tunnel(client, out) as tunnel:
             assert any(tunnel.ping(WORLD, patience=0.2) for _ in range(6))
-        assert not [error for error in tunnel.errors if "not an IPv6 packet: b'\\xf0" not in error], tunnel.errors
+        assert not harmful(tunnel.errors)
     assert resent >= 5
 
 
