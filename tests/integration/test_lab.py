@@ -93,6 +93,20 @@ def test_a_root_of_its_own_keeps_the_machine_untouched(tmp_path: Path) -> None:
         assert not os.path.exists(f"{folder}/tsp-lab-test")
 
 
+def test_it_works_in_a_user_namespace(repository: Path) -> None:
+    """As it does for users who are not root."""
+    script = ("import os, sys; sys.path.insert(0, sys.argv[1]); from tests.lab import Lab\n"
+              "with Lab('test-user') as lab:\n"
+              "    nat = lab.namespace('nat'); host = lab.namespace('host', root=True); lab.veth(host, 'eth0', nat, 'lan')\n"
+              "    lab.veth(nat, 'wan', lab.namespace('far'), 'eth0'); lab.nat(nat, 'lan', 'wan', udp_timeout=2)\n"
+              "    host.run('rm', '-r', '/etc/default'); host.run('sh', '-c', 'echo x > /etc/tsp-lab-test')\n"
+              "    print(host.run('sh', '-c', 'ls -d /etc/default /etc/tsp-lab-test', check=False).stdout)\n")
+    done = subprocess.run(["unshare", "--user", "--map-root-user", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc",
+                           sys.executable, "-c", script, str(repository)], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.split() == ["/etc/tsp-lab-test"], done.stderr
+    assert os.path.isdir("/etc/default") and not os.path.exists("/etc/tsp-lab-test")
+
+
 def test_signals_reach_the_program_inside() -> None:
     with Namespace("one") as one:
         script = "trap 'echo bye; exit 3' TERM; echo up; while :; do sleep 0.05; done"

@@ -90,12 +90,20 @@ def _prepare(settings: dict[str, Any]) -> None:
     _run("ip", "link", "set", "lo", "up")
 
 
+def _is_real_root() -> bool:
+    """Whether user 0 here is user 0 of the machine, and not of a user namespace."""
+    with open("/proc/self/uid_map", encoding="ascii") as file:
+        return file.read().split() == ["0", "0", "4294967295"]
+
+
 def _own_root(folder: str, readable: list[str], writable: list[str]) -> None:
     """Make / a copy whose changes live in memory: one overlay per folder of /, since the whole of / cannot be one without root.
 
     `readable` and `writable` are folders seen under their own names as they are; what is written to the latter stays.
     """
     _run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", folder)
+    # Without real root an overlay keeps its notes in attributes that users may write.
+    options = "" if _is_real_root() else ",userxattr"
     new, upper = os.path.join(folder, "root"), os.path.join(folder, "changes")
     os.mkdir(new, 0o755)
     os.mkdir(upper, 0o755)
@@ -112,7 +120,7 @@ def _own_root(folder: str, readable: list[str], writable: list[str]) -> None:
             os.chmod(above, mode)
             os.mkdir(work)
             try:
-                _run("mount", "-t", "overlay", "overlay", "-o", f"lowerdir={source},upperdir={above},workdir={work}", target)
+                _run("mount", "-t", "overlay", "overlay", "-o", f"lowerdir={source},upperdir={above},workdir={work}{options}", target)
             except subprocess.CalledProcessError:
                 # Without root a folder with mounts inside cannot lie under an overlay. Seen as it is, then, but not written to.
                 _run("mount", "--rbind", source, target)
