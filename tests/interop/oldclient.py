@@ -280,7 +280,7 @@ class OldClient:
             raise _TspError(f"the last token has no line end, or more came in the same read: {line!r}")
         tunnels, auths = set(), set()
         for token in line[:-2].decode("ascii").split(" ")[1:]:
-            name, _, value = token.partition("=")
+            name, _equals, value = token.partition("=")
             if not value:
                 raise _TspError(f"the capability {token!r} cannot be read: {line!r}")
             if name == "TUNNEL":
@@ -331,7 +331,7 @@ class OldClient:
         if not data.startswith(oldxml.CONTENT_LENGTH) or b"\n" not in data:
             self.out.log.append(f"no Content-length line in the first read: {data[:40]!r}")
             return data
-        line, _, data = data.partition(b"\n")
+        line, _end, data = data.partition(b"\n")
         length = number_of(line[len(oldxml.CONTENT_LENGTH):])
         if length > ANSWER_ROOM:
             raise _Fatal(0, f"an answer of {length} bytes does not fit")
@@ -344,7 +344,7 @@ class OldClient:
         return data
 
     def _redirected(self, text: bytes) -> Exception:
-        line, _, xml = text.partition(b"\n")
+        line, _end, xml = text.partition(b"\n")
         try:
             brokers = oldxml.redirect_list(xml.decode("ascii"))
         except (oldxml.NotUnderstood, UnicodeDecodeError) as exc:

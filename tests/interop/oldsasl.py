@@ -185,7 +185,7 @@ class Passdss:
         """DSA (FIPS 186) over the 20 bytes of H themselves."""
         numbers = []
         kind, rest = take(blob)
-        for _ in range(4):
+        for _time in range(4):
             number, rest = take(rest)
             numbers.append(int.from_bytes(number, "big"))
         p, q, g, y = numbers

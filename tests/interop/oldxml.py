@@ -67,7 +67,7 @@ def elements(text: str) -> list[tuple[tuple[str, ...], dict[str, str], str]]:
             if not stack or stack[-1][0] != name:
                 raise NotUnderstood(f"</{name}> closes nothing")
             path = tuple(entry[0] for entry in stack)
-            _, attributes, inner = stack.pop()
+            _name, attributes, inner = stack.pop()
             found.append((path, attributes, text[inner:start]))
         elif empty:
             found.append(((*(entry[0] for entry in stack), name), attributes, ""))

@@ -144,8 +144,8 @@ def test_model_does_what_the_client_did(name: str, monkeypatch: pytest.MonkeyPat
 
 
 def _rs_of_20_bytes(_blob: bytes, signature: bytes, _digest: bytes) -> None:
-    _, rest = oldsasl.take(signature)
-    for _ in range(2):
+    _kind, rest = oldsasl.take(signature)
+    for _time in range(2):
         number, rest = oldsasl.take(rest)
         if len(number) != 20:
             raise oldsasl.AuthFailure("r or s of another length than 20")

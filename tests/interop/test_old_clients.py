@@ -142,7 +142,7 @@ def check(net: Net, version: str, mode: str, where: str, auth: str, length: int 
                 assert tunnel.answered == 2
 
 
-@pytest.mark.parametrize(("mode", "where", "lengths"), MATRIX, ids=[f"{mode}-{where}" for mode, where, _ in MATRIX])
+@pytest.mark.parametrize(("mode", "where", "lengths"), MATRIX, ids=[f"{mode}-{where}" for mode, where, _lengths in MATRIX])
 @pytest.mark.parametrize("version", VERSIONS)
 def test_matrix(net: Net, version: str, mode: str, where: str, lengths: tuple[int | None, ...]) -> None:
     wrong = []
@@ -218,7 +218,7 @@ def test_mode_not_offered(net: Net) -> None:
     for version in VERSIONS:
         out = net.run("one", version, server=PLAIN_ONLY, mode="v6v4", auth="plain", user="alice")
         if version == "5.1":
-            assert out.retry == "v6v4 is not offered" and [kind for kind, _, _ in out.attempts] == ["udp", "tcp"]
+            assert out.retry == "v6v4 is not offered" and [attempt[0] for attempt in out.attempts] == ["udp", "tcp"]
         else:
             assert out.exit == 15
 
@@ -315,9 +315,9 @@ def test_same_user_twice(net: Net) -> None:
 
 def test_keepalive_holds_the_nat_open_both_ways(net: Net) -> None:
     """Two clients behind one NAT that forgets after 3 s: those who keep alive are reached from outside later, a silent one is not."""
-    with net.tunnel("inner1", "5.1", mode="v6udpv4", auth="digest-md5", user="bob", keepalive_interval=1) as (_, first), \
-            net.tunnel("inner2", "6.0", mode="v6udpv4", auth="plain", user="carol", keepalive_interval=1) as (_, second), \
-            net.tunnel("inner2", "1.2", mode="v6udpv4", auth="plain", user="dave", keepalive_interval=60) as (_, silent):
+    with net.tunnel("inner1", "5.1", mode="v6udpv4", auth="digest-md5", user="bob", keepalive_interval=1) as (_out, first), \
+            net.tunnel("inner2", "6.0", mode="v6udpv4", auth="plain", user="carol", keepalive_interval=1) as (_out, second), \
+            net.tunnel("inner2", "1.2", mode="v6udpv4", auth="plain", user="dave", keepalive_interval=60) as (_out, silent):
         assert silent.ping(WORLD)
         first.start_keepalive()
         second.start_keepalive()
@@ -356,7 +356,7 @@ def test_lost_datagrams(net: Net, version: str) -> None:
         assert out.up and len(out.attempts) == 1, out
         resent += out.resent
         with olddata.Tunnel(client, out) as tunnel:
-            assert any(tunnel.ping(WORLD, patience=0.2) for _ in range(6))
+            assert any(tunnel.ping(WORLD, patience=0.2) for _time in range(6))
         assert not harmful(tunnel.errors)
     assert resent >= 5
 
@@ -375,7 +375,7 @@ def test_broker_restarts_in_the_middle(net: Net, step: str, signal: str) -> None
             start_main(net)
 
     broken = net.run("one", "5.1", mode="v6udpv4", auth="digest-md5", user="erin", host_type="router", prefixlen=56, step=restart,
-                        wire={"speed": 20})
+                     wire={"speed": 20})
     assert broken.up == (step == "accept") or broken.retry or broken.exit, broken
     with net.tunnel("one", "5.1", mode="v6udpv4", auth="digest-md5", user="erin", host_type="router", prefixlen=56) as (out, tunnel):
         assert out.env == before.env and tunnel.ping(WORLD)
@@ -385,7 +385,7 @@ def test_tunnels_outlive_a_restart(net: Net) -> None:
     """Tunnels carry on without a new session when their broker was killed and came back."""
     client = net.client("one", "5.1", mode="v6udpv4", auth="plain", user="bob")
     out = client.run()
-    with olddata.Tunnel(client, out) as tunnel, net.tunnel("two", "6.0", mode="v6v4", auth="plain", user="carol") as (_, other):
+    with olddata.Tunnel(client, out) as tunnel, net.tunnel("two", "6.0", mode="v6v4", auth="plain", user="carol") as (_out, other):
         assert tunnel.ping(WORLD) and other.ping(WORLD)
         net.stop("main", net.broker, "-KILL")
         start_main(net)

@@ -231,12 +231,12 @@ def test_agent_keeps_a_tunnel_and_notices_a_restart(net: Net) -> None:
     with net.server(minimum=1) as server, Agent(net, interval=1) as agent:
         status = agent.wait_up()
         assert status["lease"]["client"]["ipv6"] == "2001:db8:f00d::10"
-        assert all(agent.ping() for _ in range(5)) and server.black_hole == 0
+        assert all(agent.ping() for _time in range(5)) and server.black_hole == 0
         since = time.monotonic()
         wait_for("longer than the NAT remembers", lambda: time.monotonic() - since > UDP_TIMEOUT + 1)
         assert server.established() and agent.ping(), "the keepalive did not hold the NAT open"
         server.restart()
-        wait_for("a new session", lambda: server.established(), 60)
+        wait_for("a new session", server.established, 60)
         agent.wait_up()
         assert agent.ping()
 
