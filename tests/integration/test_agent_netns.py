@@ -202,6 +202,15 @@ def test_a_foreign_device_is_not_touched(net: Net) -> None:
         net.host.ip("link del tsp0")
 
 
+def test_a_device_that_somebody_removes_is_made_again(net: Net, agent: Agent) -> None:
+    before = agent.status()
+    net.host.ip("link del tsp0")
+    status = wait_for("it is back", lambda: (s := agent.status()).get("state") == "up" and s["since"] != before["since"] and s)
+    assert "Somebody removed the device tsp0" in agent.log() and status["negotiations"] == before["negotiations"]
+    assert ping(agent.host, "2001:db8:f::1") and ping(net.broker, agent.address)
+    assert status["counters"].get("device_errors", 0) <= 1, "it does not look at what is gone again and again"
+
+
 def test_hangup_asks_again_and_the_address_stays(net: Net, agent: Agent) -> None:
     before = agent.status()
     agent.process.send_signal(signal.SIGHUP)

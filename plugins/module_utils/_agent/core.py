@@ -240,6 +240,11 @@ class Agent:
             now = self._loop.time()
             if self._stop.is_set():
                 return "stop"
+            if self._tunnel.lost:
+                for command in self._tunnel.down():
+                    self._log.info("%s", command)
+                raise ApplyError("device_lost", f"Somebody removed the device {self._config.device}.",
+                                 "It is being made again. Find out who did it; to end the tunnel, stop the agent.")
             if until_reply and keepalive.last_reply is not None:
                 return "reply"
             if not until_reply and (self._again or self._renew_at is not None and self._wall() >= self._renew_at):

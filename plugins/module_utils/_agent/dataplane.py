@@ -35,12 +35,13 @@ class DataPlane:
     """Moves packets while a socket is attached; without one, what the kernel sends into the device is dropped and counted.
 
     on_echo(echo): an echo reply with our identifier came; True when it answers one of our keepalives and shall not reach the device.
-    on_trouble(OSError): the network reports that the broker is unreachable.
+    on_trouble(OSError): the network reports that the broker is unreachable. on_lost(OSError): the device is gone, and is read no more.
     counters: packets_out, packets_in, bytes_out, bytes_in, too_big, dropped_out_<why>, dropped_in_<why>.
     """
 
     def __init__(self, tun: int, screen: Screen, mtu: int, broker: IPv6Address, identifier: int,
-                 on_echo: Callable[[icmp6.Echo], bool], on_trouble: Callable[[OSError], None]) -> None:
+                 on_echo: Callable[[icmp6.Echo], bool], on_trouble: Callable[[OSError], None],
+                 on_lost: Callable[[OSError], None] = lambda _exc: None) -> None:
         self._loop = asyncio.get_running_loop()
         self._tun = tun
         self._screen = screen
@@ -50,6 +51,7 @@ class DataPlane:
         self._identifier = identifier
         self._on_echo = on_echo
         self._on_trouble = on_trouble
+        self._on_lost = on_lost
         self._socket: socket.socket | None = None
         self.counters: Counter[str] = Counter()
         self._loop.add_reader(tun, self._from_tun)
@@ -109,9 +111,10 @@ class DataPlane:
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as exc:
-                # EBADFD, EIO: the device is down or was deleted under us.
+                # EBADFD, EIO: it was deleted under us. (One that is merely down has nothing to read.) It would be readable for ever.
                 counters["device_errors"] += 1
-                self._on_trouble(exc)
+                self._loop.remove_reader(self._tun)
+                self._on_lost(exc)
                 return
             verdict = screen.outward(packet)
             if verdict != PASS:

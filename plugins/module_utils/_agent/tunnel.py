@@ -47,6 +47,8 @@ class Tunnel:
         self._identifier = int.from_bytes(os.urandom(2), "big")
         self._addresses: tuple[IPv6Address, IPv6Address] | None = None
         self.numbers: dict[str, Any] | None = None
+        self.lost = False
+        """Somebody removed our device. Keepalives do not tell: they travel beside it."""
 
     def recover(self) -> bool:
         """Clean up after an agent that was killed. Raises LocalError `device_taken`."""
@@ -61,7 +63,7 @@ class Tunnel:
         try:
             numbers = tunnel_plan(lease, lan_interfaces=list(link.lan_interfaces), mtu=link.mtu, link_mtu=link.link_mtu)
             plan = make_plan(numbers, link, self._config.device, self._config.name)
-            if self._link.plan is not None and self._link.plan.device_key != plan.device_key:
+            if self.lost or self._link.plan is not None and self._link.plan.device_key != plan.device_key:
                 self.down()
             if plan.kind == "tun":
                 if sock is None:
@@ -118,6 +120,7 @@ class Tunnel:
             self._device.close()
             self._device = None
         self.numbers = None
+        self.lost = False
         return done
 
     def _attach(self, device: TunDevice, lease: Lease, numbers: dict[str, Any], sock: socket.socket) -> None:
@@ -126,11 +129,16 @@ class Tunnel:
         prefix = grant.prefix if isinstance(grant.prefix, IPv6Network) else None
         screen = Screen(address, prefix)
         if self._plane is None:
-            self._plane = DataPlane(device.fd, screen, numbers["mtu"], peer, self._identifier, self._echo, self._on_trouble)
+            self._plane = DataPlane(device.fd, screen, numbers["mtu"], peer, self._identifier, self._echo, self._on_trouble,
+                                    self._device_lost)
         else:
             self._plane.renew(screen, numbers["mtu"], peer)
         self._addresses = (address, target)
         self._plane.attach(sock)
+
+    def _device_lost(self, exc: OSError) -> None:
+        self.lost = True
+        self._on_trouble(exc)
 
     def _echo(self, echo: icmp6.Echo) -> bool:
         if self._addresses is None or (echo.destination, echo.source) != self._addresses:

@@ -35,6 +35,7 @@ class FakeTunnel:
         self.events: list[str] = []
         self.numbers: dict[str, Any] | None = None
         self.fail: Exception | None = None
+        self.lost = False
 
     def recover(self) -> bool:
         return False
@@ -67,6 +68,7 @@ class FakeTunnel:
     def down(self) -> list[str]:
         self.events.append("down")
         self.numbers = None
+        self.lost = False
         return []
 
 
@@ -174,6 +176,19 @@ def test_a_stored_lease_that_does_not_answer_is_asked_for_again(stage: Stage) ->
     stage.play(up)
     assert len(stage.broker.asked) == 1
     assert stage.broker.asked[0][0] == make_lease() or stage.broker.asked[0][0].broker == "192.0.2.1"
+
+
+def test_a_device_that_is_gone_is_made_again_without_asking_the_broker(stage: Stage) -> None:
+    """The keepalive does not notice: it travels beside the device."""
+    seen: list[str] = []
+
+    def lose(agent: Agent) -> None:
+        stage.tunnel.lost = True
+        stage.tunnel.on_trouble(OSError(5, "Input/output error"))
+
+    stage.play(up, lose, lambda agent: seen.append(agent.state) or "waiting" in seen, up)
+    told = [event for event in stage.tunnel.events if event != "ping"]
+    assert told == ["disconnect", "up", "down", "disconnect", "up", "down"] and len(stage.broker.asked) == 1
 
 
 @pytest.mark.parametrize("broken", ["{", "expired", "other request", "other user"])
