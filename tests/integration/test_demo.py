@@ -79,7 +79,7 @@ def test_an_interrupted_demonstration_leaves_nothing_running(demonstration: subp
         assert line, "it ended too early"
     assert len(picture.marked_processes(demonstration.mark)) > 5
     demonstration.send_signal(number)
-    demonstration.communicate(timeout=60)
+    demonstration.communicate(timeout=600)
     assert demonstration.returncode != 0
     if number == signal.SIGKILL:  # nobody was left to remove the files
         for folder in tmp_path.iterdir():
