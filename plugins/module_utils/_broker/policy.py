@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, ip_address
 from typing import Any, Optional
 
-from .._tsp import status
+from .._tsp import digest_md5, status
 from .._tsp.errors import RemoteError
 from .._tsp.events import BrokerAddress
 from .._tsp.lease import Endpoint, Grant, Keepalive
@@ -124,6 +124,9 @@ class Policy:
             return f"the account {name} is disabled"
         if session.auth_method == "digest-md5" and account.ha1(self.config.realm) is None:
             return f"the account {name} has no HA1 for realm {self.config.realm}, so it cannot use DIGEST-MD5"
+        if session.auth_method == "digest-md5" and digest_md5.secret_too_short(account.ha1(self.config.realm) or b"", session.version):
+            return (f"wrong password for {name}, or its client ends the password's hash at a zero octet, as some do up to version 2.0.0: "
+                    "another password helps, or a newer version")
         return f"wrong password for {name}"
 
     # ---- create ----

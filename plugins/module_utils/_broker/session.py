@@ -61,17 +61,38 @@ class Session:
             return
         self.reported = True
         trace, session, log = self.trace, self.server.session, self.policy.log
-        # Who only looked at the offer did not fail; who began to log in and has no tunnel did, perhaps by silence.
-        failed = trace.refused is not None or bool(session.auth_method) and not (self.server.established or self.context.served)
+        # Who only looked at the offer, or was sent elsewhere, did not fail; who began to log in and has no tunnel did, perhaps by silence.
+        redirected = trace.refused is not None and trace.refused > status.REDIRECT_BASE
+        failed = not redirected and (
+            trace.refused is not None or bool(session.auth_method) and not (self.server.established or self.context.served))
         values: dict[str, Any] = {
             "transport": session.transport, "peer": session.peer[0], "port": session.peer[1], "version": session.version or None,
             "mechanism": session.auth_method or None, "user": session.username,
             "asked": None if session.request is None else session.request.mode, "established": self.server.established}
         if failed:
-            why = self.context.why or (None if trace.refused is not None else "the client went away or fell silent")
+            why = self.context.why or self._why(trace.refused)
             log.warning("session_failed", **values, status=trace.refused, state=self.server.state, why=why, said=trace.lines())
+        elif session.version and not session.auth_method and not redirected:
+            log.info("session", **values, why="the client left after our offer, which perhaps lacks the mode or the login that it wants",
+                     said=trace.lines())
         else:
-            log.info("session", **values)
+            log.info("session", **values, why=self.context.why if redirected else None)
+
+    def _why(self, refused: int | None) -> str | None:
+        """The reason of what the core refused by itself."""
+        if refused is None:
+            return "the client went away or fell silent"
+        if refused == status.UNSUPPORTED_VERSION:
+            version = self.server.session.version
+            if version in self.policy.config.versions:
+                return f"version {version} is older than TSP over UDP; the client may try again over TCP"
+            spoken = ", ".join(self.policy.config.versions)
+            return f"version {version or 'unreadable'} is not spoken here ({spoken}); the client may try again with an older one"
+        if refused == status.INVALID_REQUEST:
+            return "the client sent what cannot be understood"
+        if refused == status.AUTHENTICATION_FAILED:
+            return "the client asked for a login that was not offered"
+        return None
 
     # ---- Backend ----
 
@@ -96,7 +117,12 @@ class Session:
 
     def capabilities(self, session: ServerSession) -> tuple[frozenset[str], frozenset[str]]:
         """See Backend."""
-        return self._ask(lambda: self.policy.capabilities(session, self.context))
+        tunnels, auths = self._ask(lambda: self.policy.capabilities(session, self.context))
+        log = self.policy.log
+        if log.debugging:
+            log.debug("offered", transport=session.transport, peer=session.peer[0], port=session.peer[1], version=session.version,
+                      modes=sorted(tunnels), auth=sorted(auths))
+        return tunnels, auths
 
     def redirect(self, session: ServerSession, step: str) -> tuple[BrokerAddress, ...]:
         """See Backend."""

@@ -69,6 +69,11 @@ def session_keys(secret: bytes, nonce: bytes, cnonce: bytes, version: str) -> li
     return [_hex(secret[:zero]), _hex(secret[:zero] + tail), full]
 
 
+def secret_too_short(secret: bytes, version: str) -> bool:
+    """Whether an old peer ends `secret` so early that the zero-octet rule is not followed, and it cannot log in."""
+    return 0 <= secret.find(b"\0") < SHORTEST_SECRET and _ends_at_zero(version)
+
+
 def _ends_at_zero(version: str) -> bool:
     numbers = [int(part) if part.isdigit() else 0 for part in version.split(".")]
     return numbers <= [2, 0, 0]
