@@ -44,9 +44,14 @@ class Wire(Protocol):
     kind: str
     local: str
 
-    def write(self, data: bytes) -> None: ...
-    def read(self) -> bytes: ...
-    def close(self) -> None: ...
+    def write(self, data: bytes) -> None:
+        """Send it all."""
+
+    def read(self) -> bytes:
+        """What came."""
+
+    def close(self) -> None:
+        """The end."""
 
 
 class UdpWire:
