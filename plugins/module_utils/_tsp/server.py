@@ -103,7 +103,8 @@ class Backend(Protocol):
 class ServerConfig:
     """rng(n): n random bytes. realm: for DIGEST-MD5. dsa_key: for PASSDSS (see passdss.py), None: cannot be used.
     idle_timeout: seconds without a complete message after which a session is closed. rspauth_gap: seconds between rspauth and 200 over
-    TCP, which old clients must receive in two reads. grace: seconds after which a line without its end is taken as it is (TCP).
+    TCP, which old clients must receive in two reads or hang; rspauth_gap_old: the same for a client that gave itself away as old by the
+    NUL behind its AUTHENTICATE, long enough for a busy machine to do the first read. grace: seconds after which a line without its end is taken as it is (TCP).
     max_messages: a session's limit of messages."""
 
     rng: Callable[[int], bytes] = field(repr=False)
@@ -112,6 +113,7 @@ class ServerConfig:
     dsa_key: Any = field(default=None, repr=False)
     idle_timeout: float = 30.0
     rspauth_gap: float = 0.005
+    rspauth_gap_old: float = 0.05
     grace: float = 0.5
     max_messages: int = 64
 
@@ -148,6 +150,7 @@ class TspServer:
         self._reader = Reader(_ignore, statuses=False)
         self._mechanism: sasl.ServerMechanism | None = None
         self._redirect_due = False
+        self._old_client = False
         self._auths: frozenset[str] = frozenset()
         self._said: list[bytes] = []
         self._pending = b""
@@ -174,6 +177,7 @@ class TspServer:
         if self._udp is None:
             if self._idle is None:
                 self.connect(now)
+            self._old_client = self._old_client or b"\0" in data
             self._read(data, now, final=False)
             # Lines may lack their end. Of what is long, another piece may be on its way.
             if not self.closed and self._reader.pending and not self._reader.promises_more:
@@ -374,7 +378,8 @@ class TspServer:
             # (tsp-protocol.md section 12 row 5).
             self._said.append(step.reply)
             self._pending = SUCCESS
-            self._pending_at = now + self.config.rspauth_gap if self._udp is None else None
+            gap = self.config.rspauth_gap_old if self._old_client else self.config.rspauth_gap
+            self._pending_at = now + gap if self._udp is None else None
         else:
             self._said.append(SUCCESS)
 

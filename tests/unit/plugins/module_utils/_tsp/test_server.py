@@ -132,12 +132,12 @@ def test_plain_over_udp():
 # DIGEST-MD5: rspauth and verdict apart.
 
 
-def digest(session, password="secret1"):
+def digest(session, behind=b"\0", password="secret1"):
     """Authenticates with our own client half; gives what the response brought."""
     from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp import sasl
     client = sasl.client_mechanism("DIGEST-MD5", username="alice", password=password, server="192.0.2.254", rng=seeded(5))
     session.say(b"VERSION=2.0.1\r\n")
-    (challenge,) = session.say(b"AUTHENTICATE DIGEST-MD5\r\n\0")
+    (challenge,) = session.say(b"AUTHENTICATE DIGEST-MD5\r\n" + behind)
     answer = session.say(client.step(challenge))
     if password == "secret1":
         client.step(answer[0])
@@ -160,13 +160,15 @@ def test_digest_over_udp_when_the_client_does_not_ask():
     assert session.say(headed(CREATE))[0].startswith(b"Content-length: 501\r\n200 Success")
 
 
-def test_digest_over_tcp_waits_between_the_two_writes():
+@pytest.mark.parametrize("behind, gap", [(b"\0", 0.05), (b"", 0.005)])
+def test_digest_over_tcp_waits_between_the_two_writes(behind, gap):
+    """An old client, which shows by its NUL, hangs when both come in one read."""
     session = Session("tcp")
-    assert len(digest(session)) == 1
-    assert session.server.next_timer() == pytest.approx(session.now + 0.005)
-    session.server.handle_timer(session.now + 0.004)
+    assert len(digest(session, behind)) == 1
+    assert session.server.next_timer() == pytest.approx(session.now + gap)
+    session.server.handle_timer(session.now + gap - 0.001)
     assert session.server.data_to_send(session.now) == []
-    session.server.handle_timer(session.now + 0.005)
+    session.server.handle_timer(session.now + gap)
     assert session.server.data_to_send(session.now) == [SUCCESS]
     assert session.server.next_timer() > session.now + 1
 
@@ -181,7 +183,7 @@ def test_digest_over_tcp_when_the_client_is_faster():
 
 def test_a_wrong_digest():
     session = Session("tcp")
-    assert digest(session, "wrong") == [b"300 Authentication failed\r\n"]
+    assert digest(session, password="wrong") == [b"300 Authentication failed\r\n"]
     assert session.server.closed
 
 
