@@ -78,7 +78,8 @@ def test_what_is_looked_for_would_be_found(prefix: bytes) -> None:
     assert not found(b"Kanarie-")
 
 
-PLACES = ("/etc", "/run", "/var/lib/tsp", "/var/lib/tsp-apply", "/var/log", "/usr/local/lib/tsp", "/tmp", "/root/.ansible")
+PLACES = ("/etc", "/run", "/var/lib/tsp", "/var/lib/tsp-apply", "/var/log", "/usr/local/lib/tsp", "/tmp",
+          str(Path.home() / ".ansible"))
 """Where anything on the host could have been written."""
 
 
