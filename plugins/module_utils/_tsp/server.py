@@ -104,7 +104,8 @@ class ServerConfig:
     """rng(n): n random bytes. realm: for DIGEST-MD5. dsa_key: for PASSDSS (see passdss.py), None: cannot be used.
     idle_timeout: seconds without a complete message after which a session is closed. rspauth_gap: seconds between rspauth and 200 over
     TCP, which old clients must receive in two reads or hang; rspauth_gap_old: the same for a client that gave itself away as old by the
-    NUL behind its AUTHENTICATE, long enough for a busy machine to do the first read. grace: seconds after which a line without its end is taken as it is (TCP).
+    NUL behind its AUTHENTICATE, long enough for a busy machine to do the first read. grace: seconds after which a line without its end
+    is taken as it is (TCP).
     max_messages: a session's limit of messages."""
 
     rng: Callable[[int], bytes] = field(repr=False)
