@@ -80,11 +80,8 @@ class Net:
     def kill_broker(self) -> None:
         """kill -9 of the program itself (the Popen is the one that went in and waits)."""
         assert self.server is not None
-        for line in self.broker.run("ps", "-eo", "pid=,args=").stdout.splitlines():
-            pid, words = line.split(maxsplit=1)
-            if "-m module_utils._broker.cli serve" in words:
-                self.broker.run("kill", "-9", pid)
-        self.server.wait(10)
+        self.broker.signal(signal.SIGKILL, "-m module_utils._broker.cli serve")
+        self.server.wait(60)
         self.server = None
 
     @contextlib.contextmanager

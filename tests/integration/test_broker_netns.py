@@ -25,6 +25,7 @@ from ansible_collections.tunnelbroker.tsp.tests.lab import Lab, Namespace
 pytestmark = pytest.mark.root
 ROOT = Path(__file__).resolve().parents[2]
 ACCOUNTS = [{"username": "one", "password": "secret1"}, {"username": "two", "password": "secret2"}]
+SERVING = "-m module_utils._broker.cli serve"
 
 
 def wait_for(what: str, condition: Callable[[], Any], seconds: float = 60) -> Any:
@@ -165,23 +166,13 @@ def test_start_stop_and_kill(net: Net) -> None:
     assert "tsp0" in net.broker.ip("-o link")
     with net.tunnel("one", "v6v4", keepalive=False, host_type="router", prefix_length=56) as one:
         assert ping(net.world, one["inside"])
-        _signal(net.broker, signal.SIGTERM)
+        net.broker.signal(signal.SIGTERM, SERVING)
         assert serving.wait() == 0
         assert "tsp0" not in net.broker.ip("-o link") and "tsp0" not in net.broker.ip("-6 route")
         second = net.start()
         assert ping(net.world, one["inside"]) and ping(net.clients["one"], "2001:db8:9::2"), "the tunnel did not last over a restart"
-        _signal(net.broker, signal.SIGKILL)
+        net.broker.signal(signal.SIGKILL, SERVING)
         second.wait()
         assert "tsp0" not in net.broker.ip("-o link"), "the device outlived its broker"
         net.start()
         assert ping(net.world, one["prefix"].replace("/56", "1")), "the tunnel did not last over kill -9"
-
-
-def _signal(where: Namespace, number: int) -> None:
-    """Send a signal to the broker's own process, by its id (popen's is the one that entered the namespace)."""
-    for line in where.run("ps", "-e", "-o", "pid=,args=").stdout.splitlines():
-        pid, words = line.split(None, 1)
-        if "-m module_utils._broker.cli serve" in words and not words.startswith(("env", "sh")):
-            where.run("kill", f"-{int(number)}", pid)
-            return
-    raise AssertionError("no broker is running there")

@@ -136,7 +136,7 @@ class Namespace:
     def report(self) -> str:
         """Addresses, routes, rules, connections and processes, for people who look for what went wrong."""
         parts = []
-        for words in ("ip -d addr", "ip route", "ip -6 route", "nft list ruleset", "ss -lunt", "ps -ef"):
+        for words in ("ip -d addr", "ip route", "ip -6 route", "nft list ruleset", "ss -lunt", "ps -efww"):
             with contextlib.suppress(LabError, OSError, subprocess.TimeoutExpired):
                 done = self.run(*words.split(), check=False, timeout=5)
                 parts.append(f"$ {words}\n{done.stdout}{done.stderr}")
@@ -149,9 +149,22 @@ class Namespace:
 
     def processes(self) -> list[str]:
         """Command lines of what runs inside, the first process apart."""
-        lines = self.run("ps", "-e", "-o", "pid=,args=", check=False).stdout.splitlines()
+        return list(self._processes().values())
+
+    def _processes(self) -> dict[str, str]:
+        lines = self.run("ps", "-eww", "-o", "pid=,args=", check=False).stdout.splitlines()
         found = [line.split(None, 1) for line in lines if line.strip()]
-        return [words for pid, words in found if pid != "1" and not words.startswith("ps -e -o pid=")]
+        return {pid: words for pid, words in found if pid != "1" and not words.startswith("ps -eww")}
+
+    def signal(self, number: int, containing: str) -> None:
+        """Send a signal to the programs inside whose command line contains these words, by their ids. LabError when there are none.
+
+        (A Popen of popen() hands on SIGTERM, SIGINT and SIGHUP; kill() ends only the process that went in, and with it the program.)
+        """
+        chosen = [pid for pid, words in self._processes().items() if containing in words]
+        if not chosen:
+            raise LabError(f"{self.name}: no program runs there with {containing!r} in its command line")
+        self.run("kill", f"-{int(number)}", *chosen)
 
     # The end ----------------------------------------------------------------------------------------------------------------------
 
