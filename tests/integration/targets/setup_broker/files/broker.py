@@ -18,6 +18,11 @@ import sys
 
 
 def main(plugins: str, config: str, folder: str) -> int:
+    # ansible-test copies the targets to a folder deeper in the collection, without the plugins: they are further up then.
+    above = os.path.dirname(plugins)
+    while not os.path.isdir(os.path.join(plugins, "module_utils", "_broker")) and above != os.path.dirname(above):
+        above = os.path.dirname(above)
+        plugins = os.path.join(above, "plugins")
     log = os.path.join(folder, "broker.log")
     notify = os.path.join(folder, "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready, open(log, "wb") as output:
