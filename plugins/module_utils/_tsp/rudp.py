@@ -169,11 +169,14 @@ class RudpServer:
 
     SETTLED = 10.0
     """Seconds after which a copy of an old datagram is no longer expected to come out of the network."""
+    OLDER = 2.0
+    """The same for a copy that would have to be older than the oldest of its session that was seen: a NAT gave the port to another client."""
 
     def __init__(self) -> None:
         self._answers: dict[int, tuple[bytes, bytes | None]] = {}
         self._header = b""
         self._sequence = 0
+        self._first = -1
         self._latest = -1
         self._at = 0.0
         self._queue: list[bytes] = []
@@ -182,21 +185,24 @@ class RudpServer:
         """The text of a new message, to be followed by answer(); None for a retransmission (answered) or what is no message.
 
         opens: the text is one that opens a session. A client that starts again behind the same port uses the same first sequence
-        number as before; it is told from a late copy by its time stamp, or by the quiet before it.
+        number as before, and so does another client that a NAT gave that port; it is told from a late copy by its time stamp (within
+        a session they grow), or by the quiet before it.
         """
         if len(datagram) < HEADER_SIZE:
             return None
         sequence, timestamp = HEADER.unpack_from(datagram)
         text = datagram[HEADER_SIZE:]
         known = self._answers.get(sequence)
-        again = opens and len(self._answers) > 1 and (timestamp > self._latest or now - self._at > self.SETTLED)
+        quiet = now - self._at
+        again = opens and len(self._answers) > 1 and (
+            timestamp > self._latest or quiet > self.SETTLED or (timestamp < self._first and quiet > self.OLDER))
         if known is not None and known[0] == text and not again:
             if known[1] is not None:
                 self._queue.append(datagram[:HEADER_SIZE] + known[1])
             return None
         if opens:
             self._answers.clear()
-            self._latest = -1
+            self._first, self._latest = timestamp, -1
         self._header = datagram[:HEADER_SIZE]
         self._sequence = sequence
         self._answers[sequence] = (text, None)

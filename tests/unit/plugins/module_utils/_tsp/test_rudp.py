@@ -171,6 +171,8 @@ def test_short_datagrams_are_nothing():
     (2005, 0.5, False),   # a retransmission that was late
     (2007, 0.5, True),    # later than all that came since: a client that begins again
     (3, 1.0, False),      # cannot be told, and the network may still hold copies
+    (3, 3.0, True),       # older than the oldest, after a silence: another client behind the NAT got the port
+    (5, 3.0, False),      # the very copy, delayed
     (3, 20.0, True),      # nothing holds a copy for so long
 ])
 def test_a_message_that_opens_a_session_again(timestamp, now, new):
