@@ -14,9 +14,15 @@ import os
 import subprocess
 import sys
 
+# ansible-test copies the targets to a folder deeper in the collection, without the laboratory: it is further up then.
+lab = above = os.path.realpath(sys.argv[1])
+while not os.path.isdir(os.path.join(lab, "ios_emulator")) and above != os.path.dirname(above):
+    above = os.path.dirname(above)
+    lab = os.path.join(above, "tests", "lab")
+
 with open(os.devnull, "rb") as nothing:
     process = subprocess.Popen([sys.executable, "-m", "ios_emulator", *sys.argv[2:]], stdin=nothing, stdout=subprocess.PIPE,
-                               stderr=subprocess.DEVNULL, start_new_session=True, env={**os.environ, "PYTHONPATH": sys.argv[1]})
+                               stderr=subprocess.DEVNULL, start_new_session=True, env={**os.environ, "PYTHONPATH": lab})
 assert process.stdout is not None
 said = process.stdout.readline()
 if not said:
