@@ -69,7 +69,8 @@ USERS["yuri"] = zero_byte_password("yuri", 0, 7)
 
 
 @pytest.fixture(scope="module")
-def net() -> Iterator[Net]:
+def net(request: pytest.FixtureRequest) -> Iterator[Net]:
+    failed = request.session.testsfailed
     with Lab("interop") as lab:
         made = Net(lab)
         made.start("main", made.broker, {
@@ -90,6 +91,8 @@ def net() -> Iterator[Net]:
             made.start(name, made.others, changes)
         made.listening()
         yield made
+        if request.session.testsfailed > failed:
+            lab.keep()
         for name in ("main", *elsewhere):
             for line in made.logged(name):
                 assert line["level"] != "error" and line["event"] != "defect", f"{name}: {line}"
