@@ -15,8 +15,7 @@ say() { echo "env.sh: $*" >&2; }
 # The first version that is there wins. ansible-core 2.21 needs 3.12 or newer, ansible-core 2.16 needs 3.10 to 3.12.
 case $name in
     uv) versions="3.12 3.13 3.14 3.11" file= ;;
-    test) versions="3.12 3.13 3.14 3.11" ;;
-    lint | sanity-2.21) versions="3.12 3.13 3.14" ;;
+    test | lint | sanity-2.21) versions="3.12 3.13 3.14 3.11" ;;
     sanity-2.16) versions="3.11 3.10 3.12" ;;
     *) say "no environment is called $name"; exit 2 ;;
 esac
@@ -46,10 +45,13 @@ if [ -z "$python" ]; then
     exit 1
 fi
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-if [ "$name" = test ] && [ "$version" = 3.11 ]; then
-    file=requirements/test-3.11.txt
-    say "only Python 3.11 is here: using ansible-core 2.19; ansible-core 2.21 needs Python 3.12 or newer"
-fi
+case $name-$version in
+    test-3.11 | lint-3.11) file=requirements/$name-3.11.txt ;;
+    sanity-2.21-3.11) file=requirements/sanity-2.19.txt ;;
+esac
+case $file in
+    *-3.11.txt | *-2.19.txt) say "no newer Python than 3.11 is here: using ansible-core 2.19; ansible-core 2.21 needs 3.12" ;;
+esac
 
 rm -rf "$env"
 if [ -z "$file" ]; then
