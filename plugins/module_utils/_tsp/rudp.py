@@ -170,7 +170,7 @@ class RudpServer:
     SETTLED = 10.0
     """Seconds after which a copy of an old datagram is no longer expected to come out of the network."""
     OLDER = 2.0
-    """The same for a copy that would have to be older than the oldest of its session that was seen: a NAT gave the port to another client."""
+    """The same for a copy that would have to be older than the oldest of its session that was seen: a NAT gave its port to another."""
 
     def __init__(self) -> None:
         self._answers: dict[int, tuple[bytes, bytes | None]] = {}
