@@ -65,7 +65,8 @@ class AccountLookup(Protocol):
     PASSDSS-3DES-1 take the same time for names that exist and names that do not. The mechanisms refuse whatever is not enabled.
     """
 
-    def __call__(self, username: str) -> Account | None: ...
+    def __call__(self, username: str) -> Account | None:
+        """The account called `username`."""
 
 
 class ServerStep(NamedTuple):

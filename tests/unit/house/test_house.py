@@ -82,6 +82,12 @@ def test_every_role_has_a_readme_and_an_argument_spec() -> None:
         assert (role / "meta/argument_specs.yml").exists(), f"roles/{role.name}/meta/argument_specs.yml is missing"
 
 
+def test_no_integration_target_is_called_like_a_role() -> None:
+    # ansible-test runs a target as a role of its name, and would find the collection's own first.
+    named = {kind: {path.name for path in (ROOT / kind).iterdir() if path.is_dir()} for kind in ("roles", "tests/integration/targets")}
+    assert not named["roles"] & named["tests/integration/targets"]
+
+
 def test_the_pinned_sets_follow_what_users_are_told() -> None:
     for name in re.findall(r"^([A-Za-z0-9-]+)>=", (ROOT / "requirements.txt").read_text(encoding="utf-8"), re.MULTILINE):
         for pinned in ("test.txt", "test-3.11.txt"):
