@@ -33,7 +33,6 @@ sanity: build/venv-sanity-2.21/.stamp build/venv-sanity-2.16/.stamp ## ansible-t
 	sh tests/tools/ansible_test.sh sanity-2.21 sanity
 	sh tests/tools/ansible_test.sh sanity-2.16 sanity
 
-# Every test in a process of its own: all of them take long. make units UNITS=tests/unit/plugins/modules/ runs some.
 units: $(TEST)/.stamp | packages ## the unit tests by ansible-test (UNITS=folder/: some of them)
 	sh tests/tools/ansible_test.sh test units $(UNITS)
 

@@ -4,8 +4,7 @@
 
 """Are the tests that `ansible-test units` would run the very ones that pytest runs? `python -m tests.tools.same_tests`
 
-ansible-test starts every test in a process of its own, which takes several times as long; so CI lets it run the part where Ansible
-matters most, and this proves that it would run all of them.
+Each has its own idea of where tests are and what they are called; a file that only one of them finds would pass unseen in the other.
 """
 
 from __future__ import annotations
