@@ -7,11 +7,18 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
 import tempfile
+import time
+from collections.abc import Iterator
+from typing import Callable
 
 LARGEST = 1 << 20
 """Bytes; our own state files are a few hundred."""
+LOCK_WAIT = 5.0
+"""Seconds to wait for others who change a file of the same folder: each needs some milliseconds."""
 
 
 def write_private(path: str, text: str) -> None:
@@ -35,6 +42,42 @@ def write_private(path: str, text: str) -> None:
             os.fsync(folder_handle)
         finally:
             os.close(folder_handle)
+
+
+def change_private(path: str, change: Callable[[str], str]) -> None:
+    """Replace `path` by what `change` makes of its text (an absent file is empty), as write_private does, one process after the other:
+    of two that change it at the same moment, neither loses what the other added. Raises OSError, old file intact."""
+    folder = os.path.dirname(os.path.abspath(path))
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    with _locked(folder):
+        try:
+            before = read_text(path)
+        except FileNotFoundError:
+            before = ""
+        after = change(before)
+        if after != before:
+            write_private(path, after)
+
+
+@contextlib.contextmanager
+def _locked(folder: str) -> Iterator[None]:
+    """Hold the folder itself, so that no lock file is left behind. A file system that knows no locks does without."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        end = time.monotonic() + LOCK_WAIT
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as exc:
+                if exc.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                    break
+                if time.monotonic() >= end:
+                    raise OSError(exc.errno, f"another process has held {folder} for {LOCK_WAIT:g} s") from None
+            time.sleep(0.01)
+        yield
+    finally:
+        os.close(handle)
 
 
 def read_text(path: str) -> str:

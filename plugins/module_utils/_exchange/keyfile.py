@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Callable
 
 from .._tsp.errors import LocalError
-from .._tsp.knownkeys import KeyPolicy, add
-from .files import read_text, write_private
+from .._tsp.knownkeys import KeyPolicy, add, find
+from .files import change_private, read_text
 from .options import ExchangeOptions
 
 
@@ -32,19 +32,34 @@ def key_policy(server: str, options: ExchangeOptions) -> KeyPolicy:
 
 
 def remember(policy: KeyPolicy, path: str | None, warn: Callable[[str], None]) -> None:
-    """Store a newly accepted key (call it once the broker has proven that the key is its own). Failure is a warning."""
-    if policy.accepted is None:
+    """Store a newly accepted key (call it once the broker has proven that the key is its own). Failure is a warning.
+
+    Another process may have met the broker at the same moment: its line is kept, and a key that differs from it is not stored.
+    """
+    server, key = policy.server, policy.accepted
+    if key is None:
         return
     if path is None:
-        warn(f"The key of {policy.server} was accepted without being known, and is not remembered: set known_keys_file.")
+        warn(f"The key of {server} was accepted without being known, and is not remembered: set known_keys_file.")
         return
+    others: list[bytes] = []
+
+    def change(text: str) -> str:
+        known = find(text, server)
+        if known is None:
+            return add(text, server, key)
+        others.append(known)
+        return text
+
     try:
-        try:
-            text = read_text(path)
-        except FileNotFoundError:
-            text = ""
-        write_private(path, add(text, policy.server, policy.accepted))
+        change_private(path, change)
     except OSError as exc:
-        warn(f"The new key of {policy.server} could not be stored in {path}: {exc.strerror or exc}.")
+        warn(f"The new key of {server} could not be stored in {path}: {exc.strerror or exc}.")
+    except LocalError as exc:
+        warn(f"The new key of {server} could not be stored in {path}: {exc.message}")
     else:
-        warn(f"The key of {policy.server} was new; it was accepted and stored in {path}.")
+        if others and others[0] != key:
+            warn(f"The key of {server} was accepted as new, but another one was stored in {path} meanwhile: "
+                 "somebody may be answering in the broker's place.")
+        else:
+            warn(f"The key of {server} was new; it was accepted and stored in {path}.")

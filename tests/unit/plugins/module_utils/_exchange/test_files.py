@@ -7,10 +7,12 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import os
 import stat
 
 import pytest
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._exchange import files
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._exchange.keyfile import key_policy, remember
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._exchange.options import ExchangeOptions, parse_broker
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._exchange.saved import SavedBrokers
@@ -80,6 +82,72 @@ def test_a_full_disk_loses_no_known_key_and_is_told(tmp_path, monkeypatch):
     remember(policy, str(path), warnings.append)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
     assert "No space left" in warnings[0]
+
+
+def test_two_processes_that_add_keys_at_the_same_moment_lose_none(tmp_path):
+    """Each process waits at a pipe until all are ready, then adds its ten keys."""
+    path = tmp_path / "keys" / "known"
+    start, go = os.pipe()
+    children = []
+    for process in range(4):
+        child = os.fork()
+        if not child:
+            try:
+                os.close(go)
+                os.read(start, 1)
+                for number in range(10):
+                    policy = key_policy(f"b{process}-{number}.example", ExchangeOptions(server_key_policy="accept_new"))
+                    policy(BLOB)
+                    remember(policy, str(path), lambda _warning: None)
+            finally:
+                os._exit(0)
+        children.append(child)
+    os.close(start)
+    os.close(go)
+    for child in children:
+        os.waitpid(child, 0)
+    names = [line.split()[0] for line in path.read_text().splitlines()]
+    assert sorted(names) == sorted(f"b{process}-{number}.example" for process in range(4) for number in range(10))
+    assert [entry.name for entry in path.parent.iterdir()] == ["known"]
+
+
+def test_a_key_that_another_process_stored_meanwhile_is_not_stored_twice_nor_replaced(tmp_path):
+    path = tmp_path / "keys"
+    options = ExchangeOptions(server_key_policy="accept_new", known_keys_file=str(path))
+    mine, same, other = (key_policy("broker.example", options) for _ in range(3))
+    mine(BLOB)
+    same(BLOB)
+    other(OTHER)
+    warnings = []
+    for policy in (mine, same, other):
+        remember(policy, str(path), warnings.append)
+    assert path.read_text() == "broker.example ssh-dss " + base64.b64encode(BLOB).decode() + "\n"
+    assert "another one was stored" in warnings[2] and "was new" in warnings[1]
+
+
+def test_who_holds_the_folder_for_ever_does_not_hold_up_the_exchange_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "LOCK_WAIT", 0.0)
+    held = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    policy = key_policy("broker.example", ExchangeOptions(server_key_policy="accept_new"))
+    policy(BLOB)
+    warnings = []
+    try:
+        remember(policy, str(tmp_path / "keys"), warnings.append)
+    finally:
+        os.close(held)
+    assert "another process has held" in warnings[0] and not (tmp_path / "keys").exists()
+
+
+def test_a_file_system_without_locks_still_takes_the_key(tmp_path, monkeypatch):
+    def none(*_args):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    policy = key_policy("broker.example", ExchangeOptions(server_key_policy="accept_new"))
+    policy(BLOB)
+    remember(policy, str(tmp_path / "keys"), lambda _warning: None)
+    assert (tmp_path / "keys").read_text().startswith("broker.example ssh-dss ")
 
 
 def test_a_key_accepted_without_a_file_says_that_it_is_not_remembered():
