@@ -24,6 +24,7 @@ from .options import ExchangeOptions
 from .policy import Negotiation
 from .runtime import Runtime
 from .session import Limits, Outcome
+from .source import Source, own_address
 from .sync import run_sync
 
 Progress = Optional[Callable[[str], None]]
@@ -78,11 +79,12 @@ def _lease(outcome: Outcome, request: TunnelRequest, options: ExchangeOptions, v
         grant = replace(grant, client=replace(grant.client, udp_port=outcome.local_port),
                         server=replace(grant.server, udp_port=target.broker.port))
     method = outcome.auth_method
+    end = grant.outer_address(grant.server)
+    local = None if end is None or request.proxy else own_address(end, Source.of(options))
     version = outcome.version if outcome.capabilities is None else outcome.capabilities.version
     return Lease(broker=target.broker.server, transport=target.label, protocol_version=version, auth_method=method, grant=grant,
                  request=request, obtained_at=datetime.now(timezone.utc).replace(microsecond=0), username=options.username,
-                 quirks=outcome.quirks, warnings=granted.warnings,
-                 via=via)
+                 quirks=outcome.quirks, warnings=granted.warnings, via=via, local_address=local)
 
 
 def negotiate_sync(request: TunnelRequest, options: ExchangeOptions, *, keep_socket: bool = False,

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from .._tsp.errors import LocalError
-from .options import Address, ExchangeOptions
+from .link import local_end
+from .options import PORT, Address, ExchangeOptions
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,21 @@ def open_socket(kind: socket.SocketKind, peer: Address, source: Source) -> socke
         sock.close()
         raise
     return sock
+
+
+def own_address(peer: Address, source: Source) -> Address | None:
+    """The address from which this machine would send to `peer`, as its kernel chooses; None where there is none. Nothing is sent."""
+    try:
+        with open_socket(socket.SOCK_DGRAM, peer, Source(source.address, source.interface)) as sock:
+            sock.connect(sockaddr(peer, PORT))
+            return local_end(sock)[0]
+    except (OSError, LocalError):
+        return None
+
+
+def is_own(address: Address) -> bool:
+    """Whether `address` is one of this machine's."""
+    return own_address(address, Source(str(address))) is not None
 
 
 def _bind(sock: socket.socket, address: str, port: int) -> None:

@@ -17,7 +17,8 @@ from typing import Any, Callable, Protocol
 from .._exchange import negotiate as _negotiate
 from .._exchange.memory import forget as forget_memory
 from .._exchange.negotiate import ExchangeResult
-from .._exchange.options import ExchangeOptions, parse_broker
+from .._exchange.options import Address, ExchangeOptions, parse_broker
+from .._exchange.source import Source, is_own, own_address
 from .._tsp.errors import LocalError, NetworkError, RemoteError, TspError
 from .._tsp.lease import Lease
 from .._tsp.request import TunnelRequest
@@ -108,7 +109,26 @@ def why_ask(lease: Lease | None, request: TunnelRequest, options: ExchangeOption
     length = request.wanted_prefix_length
     if options.strict and length is not None and (prefix is None or prefix.prefixlen != length):
         return "The lease has another prefix length than asked, and strict is set."
-    return None
+    moved = _moved_to(lease, options)
+    return None if moved is None else f"The lease is for {lease.local_address}, and this host is now at {moved}."
+
+
+def _moved_to(lease: Lease, options: ExchangeOptions) -> Address | None:
+    """The address of this host, where the tunnel ends at an address that was this host's own when it asked, and is not any more.
+
+    Not with v6udpv4: the broker follows its client, or a NAT stands between. Nor where a NAT stood between the ends of another tunnel,
+    or where the task names the address or asks by proxy: then the lease's end was never what the kernel chose.
+    """
+    grant = lease.grant
+    client, server = grant.outer_address(grant.client), grant.outer_address(grant.server)
+    named = lease.request.client_ipv6 if grant.mode == "v4v6" else lease.request.client_ipv4
+    if grant.mode == "v6udpv4" or lease.request.proxy or named is not None or server is None or lease.local_address != client:
+        return None
+    now = own_address(server, Source.of(options))
+    if now is None or now == client:
+        return None
+    # IPv6 hosts change their temporary addresses by themselves and keep the old ones for what was begun with them.
+    return None if client is None or (client.version == 6 and is_own(client)) else now
 
 
 def _from_one_of(lease: Lease, options: ExchangeOptions) -> bool:

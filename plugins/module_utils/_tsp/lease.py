@@ -158,7 +158,8 @@ class Lease:
     broker: host[:port] as configured or as redirected to; via: the configured broker whose redirection led there, None when it was
     asked directly. transport: udp | tcp (| udp6 | tcp6). auth_method: lower case SASL name. username: who asked, None when
     anonymous. quirks: tolerances used towards this broker, name to count.
-    warnings: sentences about what was granted otherwise than asked.
+    warnings: sentences about what was granted otherwise than asked. local_address: the address from which the host that asked then
+    sent to the broker's end of the tunnel; None by proxy, and where there was none.
     """
 
     broker: str
@@ -172,6 +173,7 @@ class Lease:
     quirks: dict[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     via: str | None = None
+    local_address: Address | None = None
 
     @property
     def expires_at(self) -> datetime | None:
@@ -209,6 +211,7 @@ class Lease:
             "mode": grant.mode,
             "client": end(grant.client),
             "server": end(grant.server),
+            "local_address": None if self.local_address is None else str(self.local_address),
             "prefix": None if grant.prefix is None else str(grant.prefix),
             "dns_servers": list(grant.dns_servers),
             "keepalive": None if keepalive is None else {
@@ -250,12 +253,16 @@ class Lease:
             via = data.get("via")
             if via is not None and (not isinstance(via, str) or not via.isprintable()):
                 raise ValueError("via is not a line of text")
+            local = data.get("local_address")
+            if local is not None and "%" in _text(local):
+                raise ValueError("local_address has a zone")
             lease = cls(
                 broker=data["broker"], transport=data["transport"], protocol_version=data["protocol_version"],
                 auth_method=data["auth_method"], grant=grant, request=TunnelRequest.from_dict(data["request"]),
                 obtained_at=_from_iso(data["obtained_at"]), username=username,
                 quirks={str(k): _whole(v) or 0 for k, v in (data.get("quirks") or {}).items()},
-                warnings=tuple(str(w) for w in data.get("warnings") or ()), via=via)
+                warnings=tuple(str(w) for w in data.get("warnings") or ()), via=via,
+                local_address=None if local is None else ip_address(local))
             lease.to_dict()  # the end of its life must be a date, too
             return lease
         except (KeyError, ValueError, TypeError, AttributeError, OverflowError, LocalError, RemoteError) as exc:

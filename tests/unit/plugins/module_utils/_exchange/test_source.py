@@ -10,7 +10,7 @@ import socket
 from ipaddress import ip_address
 
 import pytest
-from ansible_collections.tunnelbroker.tsp.plugins.module_utils._exchange.source import Source, open_socket
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._exchange.source import Source, is_own, open_socket, own_address
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.errors import LocalError
 
 LOCAL = ip_address("127.0.0.1")
@@ -73,3 +73,11 @@ def test_no_sockets_left(monkeypatch):
 
     monkeypatch.setattr(socket, "socket", none)
     assert failing(Source()) == "no_socket"
+
+
+def test_the_own_address_is_the_one_that_the_kernel_would_choose():
+    assert own_address(LOCAL, Source()) == LOCAL
+    assert own_address(LOCAL, Source(address="127.0.0.3")) == ip_address("127.0.0.3")
+    assert own_address(LOCAL, Source(address="192.0.2.77")) is None
+    assert own_address(LOCAL, Source(interface="nosuch0")) is None
+    assert is_own(LOCAL) and not is_own(ip_address("192.0.2.77"))

@@ -89,7 +89,8 @@ def test_a_file_that_holds_no_lease_is_an_error_that_names_it(path, content):
 
 @pytest.mark.parametrize("field, value", [
     ("mode", "v5v4"), ("prefix", "2001:db8::1/48"), ("prefix", "192.0.2.0/24"), ("client", None), ("obtained_at", "today"),
-    ("broker", "a\nb"), ("via", "a\nb"), ("lifetime", -1), ("server", {"ipv4": "::1", "ipv6": "::1"}), ("request", {"mode": "x"}),
+    ("broker", "a\nb"), ("via", "a\nb"), ("local_address", "fe80::1%a;b"), ("local_address", 7),
+    ("lifetime", -1), ("server", {"ipv4": "::1", "ipv6": "::1"}), ("request", {"mode": "x"}),
     ("lifetime", "60"), ("lifetime", True), ("lifetime", 1e999), ("lifetime", 60.5), ("keepalive", {"interval": "1_0"}),
     ("client", {"ipv4": 3221225985, "ipv6": "2001:db8:f00::2"}), ("client", {"ipv4": "192.0.2.1", "ipv6": "2001:db8:f00::2%;reboot"}),
     ("client", {"ipv4": "192.0.2.1", "ipv6": "2001:db8:f00::2", "udp_port": "٣٠"}),

@@ -9,12 +9,12 @@ import json
 import os
 from dataclasses import replace
 from datetime import timedelta
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 
 import pytest
 import yaml
-from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module import leasestore
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module import leasestore, tunnel_task
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.argspec import TUNNEL_SPEC
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.ask import Place
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.results import guarded
@@ -147,6 +147,58 @@ def test_an_expired_lease_is_asked_for_again(task):
     task.now = NOW + timedelta(seconds=604800)
     result = task()
     assert result["changed"] is True and "ended at 2026-05-11" in result["reason"]
+
+
+def at(mode="v6v4", client="127.0.0.5", local="127.0.0.5", request=None, **options):
+    """What the fake broker grants to a host at `local`, whose end of the tunnel it calls `client`; its own end is this machine."""
+    value = lease(mode, request=request, **options).grant
+    ends = {"ipv6": ip_address(client)} if mode == "v4v6" else {"ipv4": ip_address(client)}
+    server = {"ipv6": ip_address("::1")} if mode == "v4v6" else {"ipv4": ip_address("127.0.0.1")}
+    grant = replace(value, client=replace(value.client, **ends), server=replace(value.server, **server))
+    return {"grant": grant, "local_address": None if local is None else ip_address(local)}
+
+
+@pytest.mark.parametrize("options, granted", [
+    ({"mode": "v6v4"}, at()),
+    ({"mode": "v6anyv4"}, at()),
+    ({"mode": "v4v6"}, at("v4v6", "2001:db8::7", "2001:db8::7")),
+    ({"mode": "v6v4", "source_address": "127.0.0.6"}, at()),
+])
+def test_a_host_that_has_another_address_now_asks_again(task, options, granted):
+    task.broker.changes = granted
+    task(**options)
+    predicted = task(check_mode=True, **options)
+    assert predicted["changed"] is True and "and this host is now at " in predicted["reason"]
+    task.broker.changes = at("v4v6", "::1", "::1") if options["mode"] == "v4v6" else at(client="127.0.0.1", local="127.0.0.1")
+    assert task(**{**options, "source_address": None})["changed"] is True
+    assert task(**{**options, "source_address": None})["changed"] is False
+    assert task.packets == ["create", "create"]
+
+
+@pytest.mark.parametrize("options, granted", [
+    ({"mode": "v6v4"}, at(client="127.0.0.1", local="127.0.0.1")),
+    ({"mode": "v6v4", "source_address": "127.0.0.5"}, at()),
+    ({"mode": "v6v4"}, at(client="198.51.100.7")),  # a NAT stood between, as it does now
+    ({"mode": "v6v4"}, at(local=None)),  # a lease of an earlier release
+    ({"mode": "v6v4", "client_ipv4": "198.51.100.7"}, at(client="198.51.100.7", local="198.51.100.7")),
+    ({"mode": "v6v4", "client_ipv4": "198.51.100.7", "proxy": True}, at(client="198.51.100.7", local="198.51.100.7")),
+    ({"mode": "v6anyv4"}, at("v6udpv4")),
+    ({"mode": "v6v4", "source_address": "192.0.2.77"}, at()),  # there is no way to the broker now: nobody could be asked
+    ({"mode": "v4v6"}, at("v4v6", "::1", "::1")),
+])
+def test_a_host_that_did_not_move_does_not_ask_again(task, options, granted):
+    task.broker.changes = granted
+    task(**options)
+    assert task(**options)["changed"] is False and task.packets == ["create"]
+
+
+def test_an_ipv6_host_with_a_new_temporary_address_keeps_what_it_began_with_the_old_one(task, monkeypatch):
+    task.broker.changes = at("v4v6", "::1", "::1")
+    task(mode="v4v6")
+    monkeypatch.setattr(tunnel_task, "own_address", lambda _peer, _source: ip_address("2001:db8::99"))
+    assert task(mode="v4v6")["changed"] is False
+    monkeypatch.setattr(tunnel_task, "is_own", lambda _address: False)
+    assert "now at 2001:db8::99" in task(mode="v4v6", check_mode=True)["reason"]
 
 
 def test_strict_asks_again_where_the_prefix_was_another_than_asked(task):
