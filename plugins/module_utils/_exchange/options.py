@@ -151,7 +151,7 @@ class ExchangeOptions:
     state_dir: folder (made when missing, 0700) of the backoff memory, tsp-last-server.txt and tsp-broker-list.txt; None remembers nothing.
     min_interval: least seconds between two exchanges that ask the same broker for the same thing as the same user (needs state_dir).
     identity: for whom the tunnel is, when one controller asks for many devices (for example the inventory name): backoff and
-        minimum interval are counted for each broker, user and identity.
+        minimum interval are counted for each broker, user and identity, and each identity has its own last server.
     always_use_same_server: ask only the broker named in tsp-last-server.txt, when there is one.
     transcript: keep a record of the exchange, secrets struck out.
     """

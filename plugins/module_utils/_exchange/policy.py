@@ -18,7 +18,7 @@ from .attempts import BROKER, STOP, VERSION, Attempt, failure, next_step
 from .backoff import Backoff, TooSoonError, who_asks
 from .echo import distances
 from .keyfile import key_policy, remember
-from .options import Address, Broker, ExchangeOptions
+from .options import Address, Broker, ExchangeOptions, parse_broker
 from .redirect import Visited, by_distance, candidates
 from .resolve import check_source, family_of, resolve
 from .runtime import Runtime
@@ -76,7 +76,7 @@ class Negotiation:
         self.attempts: list[Attempt] = []
         self.warnings: list[str] = []
         self.transcript = Transcript(options.transcript, self._loop.time(), self._secret)
-        self._saved = SavedBrokers(options.state_dir, self._warn)
+        self._saved = SavedBrokers(options.state_dir, self._warn, options.identity)
         # Taking something back, or asking about it, is never hammering: only asking for tunnels is counted.
         self._backoff = Backoff(options.state_dir if action == "create" else None, who_asks(request, options),
                                 min_interval=options.min_interval, wall=self._runtime.wall, jitter=self._runtime.jitter, warn=self._warn)
@@ -109,7 +109,7 @@ class Negotiation:
             if outcome is not None:
                 return outcome
         if last is None:
-            for broker in self._saved.broker_list():
+            for broker in self._saved.broker_list(brokers):
                 if not self._visited.known(broker):
                     self._say(f"{broker}: trying it, it stands in the saved broker list")
                     outcome = await self._visit(broker, 0)
@@ -175,7 +175,8 @@ class Negotiation:
             timeout = min(self._runtime.echo_timeout, max(0.0, self._remaining()))
             measured = await distances(brokers, self._family, self._source(), timeout, self._runtime.lookup)
             brokers = by_distance(brokers, measured)
-            self._saved.save_broker_list(brokers)
+            via, origin = self.led_by(outcome.target.broker), outcome.target.broker
+            self._saved.save_broker_list(brokers, origin if via is None else parse_broker(via))
         for broker in brokers:
             self._say(f"{outcome.target}: redirected to {broker}")
             found = await self._visit(broker, hops)

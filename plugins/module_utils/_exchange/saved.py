@@ -2,66 +2,97 @@
 # Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
 # SPDX-License-Identifier: BSD-2-Clause
 
-"""The two files that the old client kept as well (tsp-protocol.md section 6): the last server, and the last broker list."""
+"""The two files that the old client kept as well (tsp-protocol.md section 6): the last server, and the last broker list.
+
+The old client had one broker to ask and one tunnel to keep. Here many share a folder, so a list is kept under the broker that gave it,
+and used in its place only: whoever asks another broker does not show a password to these. The last server is kept for each tunnel.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Sequence
 from typing import Callable
 
 from .._tsp.errors import LocalError
-from .files import read_text, write_private
+from .files import change_private, read_text, write_private
 from .options import Broker, parse_broker
 
 LAST_SERVER = "tsp-last-server.txt"
 """One line, written after each tunnel; read only with always_use_same_server."""
 BROKER_LIST = "tsp-broker-list.txt"
 """One broker a line, nearest first, written after a redirect to several; read when no configured broker can be reached."""
+FROM = "# from "
+"""Begins what one broker gave. What stands before the first such line (the old client's file has none) is for everybody."""
 
 
 class SavedBrokers:
-    """Both files in one folder; folder None: nothing is kept. Files that cannot be read or written are warnings."""
+    """Both files in one folder; folder None: nothing is kept. Files that cannot be read or written are warnings.
 
-    def __init__(self, folder: str | None, warn: Callable[[str], None]) -> None:
+    identity: for whom the tunnel is (ExchangeOptions.identity); each has a last server of its own.
+    """
+
+    def __init__(self, folder: str | None, warn: Callable[[str], None], identity: str = "") -> None:
         self._folder = folder
         self._warn = warn
+        self._last = LAST_SERVER
+        if identity:
+            name, end = os.path.splitext(LAST_SERVER)
+            self._last = f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:24]}{end}"
 
     def last_server(self) -> Broker | None:
         """The first line that is not empty or a comment."""
-        found = self._read(LAST_SERVER)
-        return found[0] if found else None
+        return next(iter(self._parse(self._last, self._read(self._last).splitlines())), None)
 
-    def broker_list(self) -> list[Broker]:
-        """The saved list, in order."""
-        return self._read(BROKER_LIST)
+    def broker_list(self, asked: Sequence[Broker]) -> list[Broker]:
+        """What was saved for these brokers, in order."""
+        parts = _parts(self._read(BROKER_LIST))
+        lines = [line for origin, part in parts.items() if origin is None or origin in map(str, asked) for line in part]
+        return self._parse(BROKER_LIST, lines)
 
     def save_last_server(self, broker: Broker) -> None:
         """After a tunnel was granted."""
-        self._write(LAST_SERVER, [broker])
+        text = f"{broker.server}\n"
 
-    def save_broker_list(self, brokers: Sequence[Broker]) -> None:
-        """After a redirect to more than one broker."""
-        self._write(BROKER_LIST, brokers)
+        def write(path: str) -> None:
+            with contextlib.suppress(OSError):
+                if read_text(path) == text:
+                    return
+            write_private(path, text)
+
+        self._write(self._last, write)
+
+    def save_broker_list(self, brokers: Sequence[Broker], origin: Broker) -> None:
+        """After a redirect from `origin` to more than one broker."""
+
+        def change(text: str) -> str:
+            parts = {name: part for name, part in _parts(text).items() if name is not None}
+            parts[str(origin)] = [broker.server for broker in brokers]
+            return "".join(f"{line}\n" for name, part in parts.items() for line in (FROM + name, *part))
+
+        self._write(BROKER_LIST, lambda path: change_private(path, change))
 
     def forget(self, broker: Broker) -> None:
         """Remove the last server if it is this one: the tunnel that it gave is not wanted any more."""
         if self._folder is not None and self.last_server() == broker:
             with contextlib.suppress(OSError):
-                os.unlink(os.path.join(self._folder, LAST_SERVER))
+                os.unlink(os.path.join(self._folder, self._last))
 
-    def _read(self, name: str) -> list[Broker]:
+    def _read(self, name: str) -> str:
         if self._folder is None:
-            return []
+            return ""
         path = os.path.join(self._folder, name)
         try:
-            lines = read_text(path).splitlines()
+            return read_text(path)
         except FileNotFoundError:
-            return []
+            return ""
         except OSError as exc:
             self._warn(f"{path} cannot be read: {exc.strerror or exc}.")
-            return []
+            return ""
+
+    def _parse(self, name: str, lines: Sequence[str]) -> list[Broker]:
         found = []
         for line in lines:
             text = line.strip()
@@ -70,20 +101,26 @@ class SavedBrokers:
             try:
                 found.append(parse_broker(text))
             except LocalError:
-                self._warn(f"{path} has a line that names no broker; it was passed over.")
+                self._warn(f"{os.path.join(self._folder or '', name)} has a line that names no broker; it was passed over.")
         return list(dict.fromkeys(found))
 
-    def _write(self, name: str, brokers: Sequence[Broker]) -> None:
+    def _write(self, name: str, write: Callable[[str], None]) -> None:
         if self._folder is None:
             return
         path = os.path.join(self._folder, name)
-        text = "".join(f"{broker.server}\n" for broker in brokers)
         try:
-            if read_text(path) == text:
-                return
-        except OSError:
-            pass
-        try:
-            write_private(path, text)
+            write(path)
         except OSError as exc:
             self._warn(f"{path} cannot be written: {exc.strerror or exc}.")
+
+
+def _parts(text: str) -> dict[str | None, list[str]]:
+    """The lines of a broker list by the broker that gave them; None: nobody is named."""
+    parts: dict[str | None, list[str]] = {}
+    origin: str | None = None
+    for line in text.splitlines():
+        if line.startswith(FROM):
+            origin = line[len(FROM):].strip()
+        else:
+            parts.setdefault(origin, []).append(line)
+    return parts

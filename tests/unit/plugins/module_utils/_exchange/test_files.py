@@ -164,16 +164,16 @@ def test_last_server_and_broker_list_are_read_as_the_old_client_wrote_them(tmp_p
     warnings = []
     saved = SavedBrokers(str(tmp_path), warnings.append)
     assert saved.last_server() == parse_broker("192.0.2.7")
-    assert [str(b) for b in saved.broker_list()] == ["192.0.2.1", "[2001:db8::1]", "broker.example:5000"]
+    assert [str(b) for b in saved.broker_list([parse_broker("any.example")])] == ["192.0.2.1", "[2001:db8::1]", "broker.example:5000"]
     assert len(warnings) == 1 and "tsp-broker-list.txt" in warnings[0]
 
 
 def test_they_are_written_one_broker_a_line_and_privately(tmp_path):
     saved = SavedBrokers(str(tmp_path / "state"), pytest.fail)
     saved.save_last_server(parse_broker("192.0.2.7"))
-    saved.save_broker_list([parse_broker("b.example:77"), parse_broker("[2001:db8::1]")])
+    saved.save_broker_list([parse_broker("b.example:77"), parse_broker("[2001:db8::1]")], parse_broker("a.example:3653"))
     assert (tmp_path / "state" / "tsp-last-server.txt").read_text() == "192.0.2.7\n"
-    assert (tmp_path / "state" / "tsp-broker-list.txt").read_text() == "b.example:77\n[2001:db8::1]\n"
+    assert (tmp_path / "state" / "tsp-broker-list.txt").read_text() == "# from a.example\nb.example:77\n[2001:db8::1]\n"
     assert stat.S_IMODE(os.stat(tmp_path / "state" / "tsp-last-server.txt").st_mode) == 0o600
 
 
@@ -184,4 +184,23 @@ def test_what_cannot_be_read_or_written_is_a_warning(tmp_path):
     assert saved.last_server() is None
     saved.save_last_server(parse_broker("192.0.2.7"))
     assert len(warnings) == 2
-    assert SavedBrokers(None, warnings.append).broker_list() == []
+    assert SavedBrokers(None, warnings.append).broker_list([]) == []
+
+
+def test_what_one_broker_gave_is_for_those_who_ask_it_and_each_tunnel_has_its_own_last_server(tmp_path):
+    (tmp_path / "tsp-broker-list.txt").write_text("old.example\n")
+    a, b, c = (parse_broker(name) for name in ("a.example", "b.example:99", "c.example"))
+    saved, other = (SavedBrokers(str(tmp_path), pytest.fail, identity) for identity in ("r1", "r2/../r2"))
+    saved.save_broker_list([parse_broker("192.0.2.1")], a)
+    other.save_broker_list([parse_broker("192.0.2.2")], b)
+    saved.save_broker_list([parse_broker("192.0.2.3"), parse_broker("192.0.2.1")], a)
+    assert [str(broker) for broker in other.broker_list([a])] == ["192.0.2.3", "192.0.2.1"]
+    assert [str(broker) for broker in saved.broker_list([c, b])] == ["192.0.2.2"]
+    assert saved.broker_list([c]) == []
+    saved.save_last_server(a)
+    other.save_last_server(b)
+    assert (saved.last_server(), other.last_server(), SavedBrokers(str(tmp_path), pytest.fail).last_server()) == (a, b, None)
+    other.forget(a)
+    saved.forget(a)
+    assert (saved.last_server(), other.last_server()) == (None, b)
+    assert len(list(tmp_path.iterdir())) == 2

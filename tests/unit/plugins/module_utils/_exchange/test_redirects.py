@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._exchange.sync import run_sync
 from ansible_collections.tunnelbroker.tsp.tests.unit.plugins.module_utils._exchange._brokers import FakeBroker, Talk, framed, redirect
-from ansible_collections.tunnelbroker.tsp.tests.unit.plugins.module_utils._exchange._run import ask, fails
+from ansible_collections.tunnelbroker.tsp.tests.unit.plugins.module_utils._exchange._run import ALICE, ask, fails
 
 
 def at(step, *brokers, status=1200):
@@ -40,11 +40,11 @@ def test_of_several_the_nearest_is_asked_first_and_the_list_is_kept(tmp_path):
         async with FakeBroker(udp="silent", tcp="refuse") as silent, FakeBroker() as good, FakeBroker() as first:
             first.script = at("version", silent.name, "[2001:db8::1]", good.name)
             result = await ask(first, mode="v6v4", state_dir=str(tmp_path))
-            return result, silent.name, good.name
+            return result, silent.name, good.name, first.name
 
-    result, silent, good = run_sync(scenario)
+    result, silent, good, first = run_sync(scenario)
     assert result.lease.broker == good and len(result.attempts) == 2
-    assert (tmp_path / "tsp-broker-list.txt").read_text().split() == [good, silent, "[2001:db8::1]"]
+    assert (tmp_path / "tsp-broker-list.txt").read_text().splitlines() == [f"# from {first}", good, silent, "[2001:db8::1]"]
 
 
 def test_when_the_nearest_cannot_be_had_the_next_one_is_asked():
@@ -132,6 +132,19 @@ def test_the_saved_list_is_used_when_no_configured_broker_can_be_reached(tmp_pat
             assert len(result.attempts) == 3, "the dead one is not asked again"
             return (result.lease.broker, result.lease.via) == (good.name, dead.name)
     assert run_sync(scenario)
+
+
+def test_the_list_of_one_broker_is_not_for_those_who_ask_another(tmp_path):
+    async def scenario():
+        async with FakeBroker(udp="refuse", tcp="refuse") as dead, FakeBroker() as one, FakeBroker() as two, FakeBroker() as first:
+            first.script = at("version", one.name, two.name)
+            kwargs = {"mode": "v6v4", "state_dir": str(tmp_path), "auth_method": "digest-md5", "credentials": ALICE, "min_interval": 0}
+            granted = (await ask(first, **kwargs)).lease.broker
+            await first.stop()
+            seen = len(one.log) + len(two.log)
+            assert (await fails(dead, **kwargs)).code == "refused" and len(one.log) + len(two.log) == seen
+            assert (await ask(dead, first, **kwargs)).lease.broker == granted
+    run_sync(scenario)
 
 
 def test_always_the_same_server_means_only_that_one(tmp_path):
