@@ -12,13 +12,14 @@ import secrets
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._broker import build
-from ansible_collections.tunnelbroker.tsp.tests.lab import picture
+from ansible_collections.tunnelbroker.tsp.tests.lab import Lab, picture
 from ansible_collections.tunnelbroker.tsp.tests.lab.demo import table
 from ansible_collections.tunnelbroker.tsp.tests.lab.machine import LabError
 
@@ -30,6 +31,13 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("programs") / "tsp-broker.pyz"
     assert build.main([str(path)]) == 0
     return path
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A folder with a short name: sockets lie there, and the name of a socket has room for 100 letters only."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
 
 
 @pytest.fixture
@@ -75,24 +83,39 @@ def test_the_demonstration(demonstration: subprocess.Popen[str], tmp_path: Path)
 def test_an_interrupted_demonstration_leaves_nothing_running(demonstration: subprocess.Popen[str], tmp_path: Path, number: int) -> None:
     before = picture.of_machine()
     assert demonstration.stdout is not None
-    while "broker: " not in (line := demonstration.stdout.readline()):
+    while "router: " not in (line := demonstration.stdout.readline()):
         assert line, "it ended too early"
+    while not list(tmp_path.rglob("listener-*")):  # Ansible is at work
+        assert demonstration.poll() is None
+        time.sleep(0.05)
     assert len(picture.marked_processes(demonstration.mark)) > 5
     demonstration.send_signal(number)
     demonstration.communicate(timeout=600)
     assert demonstration.returncode != 0
-    if number == signal.SIGKILL:  # nobody was left to remove the files
-        for folder in tmp_path.iterdir():
-            subprocess.run(["rm", "-r", str(folder)], check=True)
     assert_nothing_left(demonstration, tmp_path, before)
 
 
 def test_what_is_left_behind_would_be_noticed() -> None:
-    before = picture.Picture(frozenset({"/etc/a f 644 1"}), frozenset({"eth0 up"}), frozenset())
-    after = picture.Picture(frozenset({"/etc/a f 644 2"}), frozenset({"eth0 up", "tsp0 up"}), frozenset({"tsp-agent"}))
+    before = picture.Picture(frozenset({"/etc/a\tf 644 1"}), frozenset({"eth0 up"}), frozenset())
+    after = picture.Picture(frozenset({"/etc/a\tf 644 2"}), frozenset({"eth0 up", "tsp0 up"}), frozenset({"tsp-agent"}))
     assert before.differences(after) == ["files: new: /etc/a f 644 2", "files: gone: /etc/a f 644 1", "network: new: tsp0 up",
                                          "processes: new: tsp-agent"]
     assert before.differences(before) == []
+
+
+@pytest.mark.root
+def test_what_the_machine_does_meanwhile_is_not_taken_for_ours() -> None:
+    """A host of the laboratory sees the machine's files below its own, logs that grow among them."""
+    with Lab("test-picture") as lab, tempfile.NamedTemporaryFile("w", prefix="tsp-lab-test-", dir="/var/log") as log:
+        host = lab.namespace("host", root=True)
+        before = picture.of_namespace(host)
+        log.write("a line")
+        log.flush()
+        assert before.differences(picture.of_namespace(host)) == []
+        host.run("sh", "-c", f"echo x >> {log.name}; echo y > /var/lib/tsp-lab-test; rm /etc/hostname")
+        found = " ".join(before.differences(picture.of_namespace(host)))
+    for item in (f"new: {log.name} f 600 8", "new: /var/lib/tsp-lab-test f 644 2", "gone: /etc/hostname f "):
+        assert item in found
 
 
 def test_a_playbook_without_a_table_is_noticed() -> None:

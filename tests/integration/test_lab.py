@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -93,18 +94,26 @@ def test_a_root_of_its_own_keeps_the_machine_untouched(tmp_path: Path) -> None:
         assert not os.path.exists(f"{folder}/tsp-lab-test")
 
 
-def test_it_works_in_a_user_namespace(repository: Path) -> None:
-    """As it does for users who are not root."""
+@pytest.mark.parametrize("user", ["ours", "nobody"])
+def test_it_works_in_a_user_namespace(user: str, repository: Path) -> None:
+    """As it does for users who are not root: there the machine's root, who owns most folders, is nobody."""
+    python, become, gone = sys.executable, [], "rm -r /etc/default"
+    if user == "nobody":
+        python = shutil.which("python3", path="/usr/bin:/usr/local/bin") or python  # ours may lie where others may not look
+        become, gone = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"], "mkdir /var/lib/tsp-lab-test /usr/local/lib/tsp"
+        if subprocess.run([*become, python, "-c", f"open({str(repository / 'Makefile')!r})"], capture_output=True, check=False).returncode:
+            pytest.skip("there is no Python, or no project, that a user who is not root may use")
     script = ("import os, sys; sys.path.insert(0, sys.argv[1]); from tests.lab import Lab\n"
               "with Lab('test-user') as lab:\n"
               "    nat = lab.namespace('nat'); host = lab.namespace('host', root=True); lab.veth(host, 'eth0', nat, 'lan')\n"
               "    lab.veth(nat, 'wan', lab.namespace('far'), 'eth0'); lab.nat(nat, 'lan', 'wan', udp_timeout=2)\n"
-              "    host.run('rm', '-r', '/etc/default'); host.run('sh', '-c', 'echo x > /etc/tsp-lab-test')\n"
-              "    print(host.run('sh', '-c', 'ls -d /etc/default /etc/tsp-lab-test', check=False).stdout)\n")
-    done = subprocess.run(["unshare", "--user", "--map-root-user", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc",
-                           sys.executable, "-c", script, str(repository)], capture_output=True, text=True, timeout=60, check=False)
-    assert done.stdout.split() == ["/etc/tsp-lab-test"], done.stderr
-    assert os.path.isdir("/etc/default") and not os.path.exists("/etc/tsp-lab-test")
+              "    host.run(*sys.argv[2].split()); host.run('sh', '-c', 'echo x > /etc/tsp-lab-test')\n"
+              "    print(host.run('ls', '-d', sys.argv[2].split()[2], '/etc/tsp-lab-test', check=False).stdout)\n")
+    done = subprocess.run([*become, "unshare", "--user", "--map-root-user", "--mount", "--net", "--pid", "--fork", "--kill-child",
+                           "--mount-proc", python, "-c", script, str(repository), gone],
+                          capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.split() == ["/etc/tsp-lab-test", *(["/usr/local/lib/tsp"] if user == "nobody" else [])], done.stderr
+    assert os.path.isdir("/etc/default") and not os.path.exists("/etc/tsp-lab-test") and not os.path.exists("/var/lib/tsp-lab-test")
 
 
 def test_signals_reach_the_program_inside() -> None:

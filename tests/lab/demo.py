@@ -57,7 +57,8 @@ class Demo:
         (lab.folder / "known_hosts").write_text(setting.start_router(), encoding="utf-8")
         configured = setting.router_configuration()
         self.say(f"router: an emulated Cisco IOS at {ROUTER}, over SSH")
-        ansible = Ansible(lab.folder / "ansible", setting.controller)
+        # Ansible's sockets lie there too, and are left behind when it is interrupted.
+        ansible = Ansible(lab.folder / "ansible", setting.controller, TMPDIR=str(lab.folder))
         inventory = ansible.write_inventory(self._inventory(setting))
 
         run = self._play(ansible, inventory, "provision")

@@ -30,6 +30,11 @@ CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 ALL = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWPID | CLONE_NEWNET
 PRIVATE_FOLDERS = {"proc", "sys", "dev", "run", "tmp"}
+CHANGES = "/.changes"
+"""Where a host with files of its own shows what it changed, folder by folder."""
+WRITTEN_TO = ("etc/systemd/system", "usr/local/lib", "var/lib")
+OURS_ON_A_HOST = ("etc/ansible", "etc/tsp", "usr/local/lib/tsp", "var/lib/tsp")
+"""Folders of the machine's root, who has no number in a user namespace, so that nobody there may write to them, nor remove the latter."""
 
 
 def main() -> int:
@@ -96,6 +101,15 @@ def _is_real_root() -> bool:
         return file.read().split() == ["0", "0", "4294967295"]
 
 
+def _give_us(upper: str, entry: str) -> None:
+    """Lay folders of our own over those of `entry` that are written to; what is in them is still seen."""
+    paths = [f"/{path}" for path in WRITTEN_TO]
+    paths += [parent for path in OURS_ON_A_HOST for parent, _folders, _files in os.walk(f"/{path}")]
+    for path in paths:
+        if path.startswith(f"/{entry}/") and os.path.isdir(path) and os.path.realpath(path) == path:
+            os.makedirs(upper + path, mode=0o755, exist_ok=True)
+
+
 def _own_root(folder: str, readable: list[str], writable: list[str]) -> None:
     """Make / a copy whose changes live in memory: one overlay per folder of /, since the whole of / cannot be one without root.
 
@@ -119,12 +133,18 @@ def _own_root(folder: str, readable: list[str], writable: list[str]) -> None:
             os.mkdir(above)
             os.chmod(above, mode)
             os.mkdir(work)
+            if not _is_real_root():
+                _give_us(upper, entry)
             try:
                 _run("mount", "-t", "overlay", "overlay", "-o", f"lowerdir={source},upperdir={above},workdir={work}{options}", target)
             except subprocess.CalledProcessError:
                 # Without root a folder with mounts inside cannot lie under an overlay. Seen as it is, then, but not written to.
                 _run("mount", "--rbind", source, target)
                 subprocess.run(["mount", "-o", "remount,bind,ro", target], capture_output=True, check=False)
+    # What this host itself changed, to look at: the rest of what is seen may change by the machine's doing.
+    os.mkdir(new + CHANGES)
+    _run("mount", "--bind", upper, new + CHANGES)
+    _run("mount", "-o", "remount,bind,ro", new + CHANGES)
     for entry in PRIVATE_FOLDERS:
         os.mkdir(os.path.join(new, entry))
     _run("mount", "--rbind", "/dev", os.path.join(new, "dev"))

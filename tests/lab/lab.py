@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -17,6 +18,17 @@ from pathlib import Path
 from . import network
 from .machine import LabError, why_not
 from .namespace import PROJECT, Namespace
+
+_HEIR = """
+import os, shutil, sys, time
+sys.stdin.buffer.read()
+for _attempt in range(100):  # what still runs in the namespaces may write a moment longer
+    shutil.rmtree(sys.argv[1], ignore_errors=True)
+    if not os.path.exists(sys.argv[1]):
+        break
+    time.sleep(0.1)
+"""
+"""Removes the folder when we end, by `kill -9` too."""
 
 
 class Lab:
@@ -32,6 +44,8 @@ class Lab:
             raise LabError(reason)
         self.name = name
         self.folder = Path(tempfile.mkdtemp(prefix=f"tsp-{name}-"))
+        self._heir = subprocess.Popen([sys.executable, "-I", "-S", "-c", _HEIR, str(self.folder)], stdin=subprocess.PIPE,
+                                      stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
         self.namespaces: list[Namespace] = []
 
     def namespace(self, name: str, *, root: bool = False, visible: Sequence[str | os.PathLike[str]] = ()) -> Namespace:
@@ -77,4 +91,4 @@ class Lab:
                 print(f"lab {self.name}: what it looked like is in {self.keep().relative_to(PROJECT)}", file=sys.stderr)
         finally:
             self.close()
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self._heir.communicate()

@@ -35,7 +35,7 @@ class Namespace:
         self.name = name
         self.logs = logs
         self._programs: list[tuple[str, subprocess.Popen[Any]]] = []
-        self._folder = tempfile.mkdtemp(prefix="tsp-lab-") if root else None
+        self._folder = tempfile.mkdtemp(prefix="tsp-lab-", dir=logs) if root else None
         settings = {"name": name, "root": root, "folder": self._folder, "writable": [os.path.realpath(path) for path in visible],
                     "readable": _hidden_otherwise()}
         self._holder = subprocess.Popen([*_PYTHON, str(HERE / "holder.py"), json.dumps(settings)], stdin=subprocess.PIPE,

@@ -10,29 +10,39 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from .holder import CHANGES
 from .namespace import Namespace
 
 FOLDERS = ("/etc", "/usr/local", "/var/lib", "/var/log", "/run", "/srv")
 _LIST = (r"find {folders} -xdev \( -path '*/.ansible' -o -path '*/__pycache__' \) -prune -o "
-         r"-type d -printf '%p folder %m\n' -o -printf '%p %y %m %s\n' 2>/dev/null; true")
+         r"-type d -printf '%p\tfolder %m\n' -o -printf '%p\t%y %m %s\n' 2>/dev/null; true")
 
 
 @dataclass(frozen=True)
 class Picture:
-    """Files (path, kind, mode, size), interfaces, addresses and routes, processes."""
+    """Files (path, tab, kind, mode, size), interfaces, addresses and routes, processes. own: the paths that a host of the laboratory itself
+    changed; what else changes there is the machine's doing (its logs, for instance) and none of ours."""
 
     files: frozenset[str]
     network: frozenset[str]
     processes: frozenset[str]
+    own: frozenset[str] | None = None
 
     def differences(self, later: Picture) -> list[str]:
         """What is there later and was not, or was and is not."""
         found = []
         for what in ("files", "network", "processes"):
             before, after = getattr(self, what), getattr(later, what)
+            if what == "files" and self.own is not None and later.own is not None:
+                own = self.own | later.own
+                before, after = ({line for line in lines if _path(line) in own} for lines in (before, after))
             found += [f"{what}: new: {item}" for item in sorted(after - before)]
             found += [f"{what}: gone: {item}" for item in sorted(before - after)]
-        return found
+        return [item.replace("\t", " ") for item in found]
+
+
+def _path(line: str) -> str:
+    return line.partition("\t")[0]
 
 
 def of_namespace(namespace: Namespace) -> Picture:
@@ -41,7 +51,9 @@ def of_namespace(namespace: Namespace) -> Picture:
     network = []
     for command in ("-o link", "-o addr", "route", "-6 route", "-6 rule"):
         network += [" ".join(line.split()) for line in namespace.ip(command).splitlines()]
-    return Picture(frozenset(files), frozenset(_without_times(network)), frozenset(namespace.processes()))
+    own = set(namespace.run("find", CHANGES, "-printf", "/%P\\n", timeout=60).stdout.splitlines())
+    own.update(path for path in map(_path, files) if path.startswith("/run"))  # is the host's alone
+    return Picture(frozenset(files), frozenset(_without_times(network)), frozenset(namespace.processes()), frozenset(own))
 
 
 def _without_times(lines: list[str]) -> list[str]:
