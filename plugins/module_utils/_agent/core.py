@@ -44,6 +44,8 @@ HOUSEKEEPING = 5.0
 """Seconds between looks at the lease file and updates of the status file."""
 PROVING_WAIT = 1.5
 """Seconds that a stored lease gets to answer each of its pings."""
+SOONEST_RENEWAL = 30.0
+"""Seconds after a grant before which it is not renewed."""
 UNWATCHED_INTERVAL = 60.0
 """Seconds between pings where the broker wants no keepalive: their result is shown, and nothing follows from it."""
 T = TypeVar("T")
@@ -391,10 +393,11 @@ class Agent:
 
 
 def _renewal(lease: Lease) -> datetime | None:
-    """When to ask again: a tenth of the lifetime before its end, at most an hour."""
+    """When to ask again: a tenth of the lifetime before its end, at most an hour; never at once, however short it is."""
     if lease.expires_at is None or lease.grant.lifetime is None:
         return None
-    return lease.expires_at - timedelta(seconds=min(3600.0, lease.grant.lifetime / 10))
+    before = timedelta(seconds=min(3600.0, lease.grant.lifetime / 10))
+    return max(lease.expires_at - before, lease.obtained_at + timedelta(seconds=SOONEST_RENEWAL))
 
 
 def _iso(value: datetime) -> str:

@@ -91,13 +91,13 @@ class FakeBroker:
         return answer or self.lease, None, []
 
 
-def make_lease(mode: str = "v6v4", lifetime: int | None = 3600, **client: Any) -> Lease:
+def make_lease(mode: str = "v6v4", lifetime: int | None = 3600, obtained: datetime | None = None, **client: Any) -> Lease:
     return Lease.from_dict({
         "schema": 1, "broker": "192.0.2.1", "transport": "udp", "protocol_version": "2.0.2", "auth_method": "anonymous",
         "username": None, "mode": mode, "client": {"ipv4": "192.0.2.20", "ipv6": "2001:db8:f::2", "udp_port": 40000, **client},
         "server": {"ipv4": "192.0.2.1", "ipv6": "2001:db8:f::1", "udp_port": 3653}, "prefix": None, "dns_servers": [],
         "keepalive": {"interval": 30, "address": None}, "lifetime": lifetime,
-        "obtained_at": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"), "request": {"mode": "v6anyv4"}})
+        "obtained_at": (obtained or datetime.now(timezone.utc)).strftime("%Y-%m-%dT%H:%M:%SZ"), "request": {"mode": "v6anyv4"}})
 
 
 class Stage:
@@ -258,13 +258,19 @@ async def _delay_of(stage: Stage, error: Exception) -> float:
 
 
 def test_renewal_happens_beside_the_tunnel(stage: Stage) -> None:
-    renewed = make_lease(ipv6="2001:db8:f::9")
     later = stage.wall + timedelta(minutes=55)
+    renewed = make_lease(ipv6="2001:db8:f::9", obtained=later)
     stage.play(up, lambda agent: stage.broker.answers.append(renewed), lambda agent: setattr(stage, "wall", later),
                lambda agent: len(stage.tunnel.ups) == 2, up)
     assert stage.tunnel.ups[1] == renewed
     assert "disconnect" not in stage.tunnel.events[stage.tunnel.events.index("up"):], "the old one carried on until the new one was there"
     assert stage.broker.asked[1][1] is None, "from a port of its own"
+
+
+def test_a_lease_that_hardly_lasts_does_not_make_the_agent_hammer_the_broker() -> None:
+    obtained = datetime(2026, 5, 4, 3, 2, 1, tzinfo=timezone.utc)
+    assert [core._renewal(make_lease(lifetime=lifetime, obtained=obtained)) for lifetime in (1, 3600, 604800, None)] == [
+        obtained + timedelta(seconds=30), obtained + timedelta(minutes=54), obtained + timedelta(days=7, hours=-1), None]
 
 
 def test_a_renewal_that_fails_keeps_the_tunnel(stage: Stage) -> None:
