@@ -13,7 +13,7 @@ TUNNELS = ("V6V4", "V6UDPV4", "V4V6")
 AUTHS = ("ANONYMOUS", "PLAIN", "DIGEST-MD5", "PASSDSS-3DES-1")
 
 _TOKEN = re.compile(r"([A-Za-z]+)=([A-Za-z0-9][A-Za-z0-9-]{0,31})\Z")
-_TUNNEL_FOR = {"v6v4": ("V6V4",), "v6udpv4": ("V6UDPV4",), "v4v6": ("V4V6",), "v6anyv4": ("V6V4", "V6UDPV4")}
+_TUNNEL_FOR = {"v6v4": ("V6V4",), "v6udpv4": ("V6UDPV4",), "v4v6": ("V4V6",), "v6anyv4": ("V6V4", "V6UDPV4", "V6ANYV4")}
 
 
 class Capabilities(NamedTuple):
@@ -58,7 +58,8 @@ def build(tunnels: frozenset[str], auths: frozenset[str]) -> bytes:
 
 
 def offers(tunnels: frozenset[str], mode: str) -> bool:
-    """Whether a broker with these tokens can serve `mode`: v6anyv4 has none of its own (tsp-protocol.md section 2).
+    """Whether a broker with these tokens can serve `mode`: v6anyv4 has none of its own (tsp-protocol.md section 2);
+    should a broker have one after all, it is taken for that mode.
 
     A broker that names no mode at all is asked anyway; its answer to create will tell.
     """

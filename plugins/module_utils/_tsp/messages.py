@@ -34,7 +34,7 @@ MAX_KEEPALIVE = 86400
 
 _IPV4 = re.compile(r"(?:0|[1-9][0-9]{0,2})(?:\.(?:0|[1-9][0-9]{0,2})){3}\Z")  # 010 is eight to some and ten to others
 _IPV6 = re.compile(r"[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*\Z")  # no zone: `%` may be followed by anything
-_NUMBER = re.compile(r"[0-9]{1,12}\Z")
+_NUMBER = re.compile(r"[0-9]{1,20}\Z")  # as far as 64 bits reach: the largest of them says "for ever"
 
 
 class Refusal(Exception):
@@ -328,6 +328,9 @@ def _read_keepalive(root: Element, quirk: Quirk, request: TunnelRequest, version
     if interval == 0:
         quirk("keepalive_zero")
         return None
+    elif interval > MAX_KEEPALIVE:
+        quirk("keepalive_capped")
+        interval = MAX_KEEPALIVE
     target = element.find("address")
     if target is None:
         quirk("keepalive_address_missing")

@@ -72,6 +72,7 @@ QUIRKS: dict[str, str] = {
     "lifetime_capped": "The lifetime was absurdly long and was cut to ten years.",
     "keepalive_missing": "Keepalive was asked for and not answered.",
     "keepalive_zero": "The keepalive interval was 0, which was taken for none.",
+    "keepalive_capped": "The keepalive interval was absurdly long and was cut to a day.",
     "keepalive_misplaced": "The keepalive element stood elsewhere than in the client element.",
     "keepalive_interval_missing": "The keepalive element had no interval; the one asked for was taken.",
     "keepalive_address_missing": "The keepalive element named nobody to ping.",

@@ -43,7 +43,8 @@ def test_other_lines(line):
 
 
 @pytest.mark.parametrize("tunnels, modes", [
-    ("V6V4", "v6v4 v6anyv4"), ("V6UDPV4", "v6udpv4 v6anyv4"), ("V4V6", "v4v6"), ("DSLITE", ""), ("", "v6v4 v6udpv4 v4v6 v6anyv4"),
+    ("V6V4", "v6v4 v6anyv4"), ("V6UDPV4", "v6udpv4 v6anyv4"), ("V4V6", "v4v6"), ("V6ANYV4", "v6anyv4"),
+    ("DSLITE", ""), ("", "v6v4 v6udpv4 v4v6 v6anyv4"),
 ])
 def test_which_modes_are_offered(tunnels, modes):
     offered = [mode for mode in ("v6v4", "v6udpv4", "v4v6", "v6anyv4") if capability.offers(frozenset(tunnels.split()), mode)]
