@@ -46,7 +46,10 @@ def next_step(error: TspError) -> str:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One attempt, or the reason why a broker was not even spoken to (then transport, peer and version are None)."""
+    """One attempt, or the reason why a broker was not even spoken to (then transport, peer and version are None).
+
+    via: for people, who redirected there; None when nobody did.
+    """
 
     broker: Broker
     result: str
@@ -55,6 +58,7 @@ class Attempt:
     peer: str | None = None
     version: str | None = None
     ms: float = 0.0
+    via: str | None = None
 
     @classmethod
     def of(cls, outcome: Outcome) -> Attempt:
@@ -108,6 +112,8 @@ def failure(attempts: Sequence[Attempt], secret: str | None = None) -> TspError:
     message = error.message if isinstance(error, LocalError) else f"{told.where}: {error.message}"
     others = list(dict.fromkeys(
         f"{attempt.where}: {attempt.error.code}" for attempt in failed if attempt is not told and attempt.error is not None))
+    if told.via and not isinstance(error, LocalError):
+        message += f" {told.via} had redirected there."
     if others:
         more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
         message += f" Other attempts: {', '.join(others[:SHOWN])}{more}."

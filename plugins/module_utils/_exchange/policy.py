@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Callable
 
 from .._tsp.client import ClientConfig, Credentials, TspClient
@@ -73,6 +74,7 @@ class Negotiation:
         self._secret = None if options.credentials is None else options.credentials.password
         self._visited = Visited()
         self._client_address: Address | None = None
+        self._via: str | None = None
         self.attempts: list[Attempt] = []
         self.warnings: list[str] = []
         self.transcript = Transcript(options.transcript, self._loop.time(), self._secret)
@@ -177,11 +179,13 @@ class Negotiation:
             brokers = by_distance(brokers, measured)
             via, origin = self.led_by(outcome.target.broker), outcome.target.broker
             self._saved.save_broker_list(brokers, origin if via is None else parse_broker(via))
+        before, self._via = self._via, Attempt.of(outcome).where
         for broker in brokers:
             self._say(f"{outcome.target}: redirected to {broker}")
             found = await self._visit(broker, hops)
             if found is not None:
                 return found
+        self._via = before
         return None
 
     async def _speak(self, target: Target, versions: tuple[str, ...]) -> Outcome:
@@ -261,6 +265,7 @@ class Negotiation:
                 self._note(Attempt(brokers[0], "failed", deadline_passed(self._limits.total)))
 
     def _note(self, attempt: Attempt) -> None:
+        attempt = replace(attempt, via=self._via)
         self.attempts.append(attempt)
         if attempt.error is not None:
             self._say(f"{attempt.where}: {attempt.error.message}")

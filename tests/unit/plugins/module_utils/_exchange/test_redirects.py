@@ -124,6 +124,16 @@ def test_after_a_redirect_into_the_void_the_next_configured_broker_is_asked():
     assert run_sync(scenario)
 
 
+def test_who_redirected_into_the_void_is_named(tmp_path):
+    async def scenario():
+        async with FakeBroker(udp="refuse", tcp="refuse") as dead, FakeBroker() as first, FakeBroker(udp="refuse", tcp="refuse") as other:
+            first.script = at("version", dead.name)
+            return await fails(first, mode="v6v4"), await fails(first, other, mode="v6v4"), await fails(other, mode="v6v4"), first.name
+    alone, with_other, unled, name = run_sync(scenario)
+    assert f"udp {name} had redirected there." in alone.message and f"udp {name} had redirected there." in with_other.message
+    assert "redirected" not in unled.message
+
+
 def test_the_saved_list_is_used_when_no_configured_broker_can_be_reached(tmp_path):
     async def scenario():
         async with FakeBroker(udp="refuse", tcp="refuse") as dead, FakeBroker() as good:
