@@ -20,6 +20,7 @@ from .._exchange.negotiate import ExchangeResult
 from .._exchange.options import Address, ExchangeOptions, parse_broker
 from .._exchange.source import Source, is_own, own_address
 from .._tsp.errors import LocalError, NetworkError, RemoteError, TspError
+from .._tsp.grant_check import check_grant
 from .._tsp.lease import Lease
 from .._tsp.request import TunnelRequest
 from . import copyfile
@@ -105,10 +106,14 @@ def why_ask(lease: Lease | None, request: TunnelRequest, options: ExchangeOption
         return f"The lease answers another request: {', '.join(other)} changed."
     if not options.always_use_same_server and not _from_one_of(lease, options):
         return f"The lease is from {lease.via or lease.broker}, which is not among the brokers any more."
-    prefix = lease.grant.prefix
-    length = request.wanted_prefix_length
-    if options.strict and length is not None and (prefix is None or prefix.prefixlen != length):
-        return "The lease has another prefix length than asked, and strict is set."
+    if options.strict:
+        try:
+            check_grant(lease.grant, request, transport=lease.transport, peer_is_loopback=True, strict=True)
+        except RemoteError:
+            return "The lease has another prefix than asked, or one that holds the broker's end of the tunnel, and strict is set."
+    port = lease.grant.client.udp_port
+    if lease.grant.mode == "v6udpv4" and options.source_port not in (None, port):
+        return f"The tunnel uses UDP port {port}, and source_port is {options.source_port} now."
     moved = _moved_to(lease, options)
     return None if moved is None else f"The lease is for {lease.local_address}, and this host is now at {moved}."
 

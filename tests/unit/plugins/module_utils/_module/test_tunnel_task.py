@@ -208,6 +208,24 @@ def test_strict_asks_again_where_the_prefix_was_another_than_asked(task):
     assert "strict" in task(check_mode=True, host_type="router", prefix_length=48, strict=True)["reason"]
 
 
+def test_strict_asks_again_where_the_prefix_holds_the_brokers_end(task):
+    task.broker.changes = {"grant": lease(prefix="2001:db8:f00::/48").grant}
+    task(host_type="router")
+    assert task(host_type="router")["changed"] is False
+    assert "strict" in task(check_mode=True, host_type="router", strict=True)["reason"]
+
+
+def test_another_source_port_is_another_tunnel_where_the_tunnel_uses_it(task):
+    task(mode="v6udpv4", source_port=40000)
+    assert task(mode="v6udpv4")["changed"] is False and task(mode="v6udpv4", source_port=40000)["changed"] is False
+    assert "source_port is 40001" in task(mode="v6udpv4", source_port=40001, check_mode=True)["reason"]
+
+
+def test_the_source_port_of_another_tunnel_was_for_the_exchange_alone(task):
+    task(mode="v6v4")
+    assert task(mode="v6v4", source_port=40001)["changed"] is False
+
+
 def test_warnings_of_grant_and_exchange_are_returned(task):
     task.broker.changes = {"warnings": ("A /56 instead of a /48.",)}
     task.broker.warnings = ["The state folder cannot be written."]
