@@ -32,6 +32,9 @@ KEPT_BY_BROKER = ("auth_failed", "no_common_mechanism", "server_key_unknown", "s
                   "known_keys_invalid")
 """Failures of a delete that mean that the tunnel is still there and that somebody here can do something about it."""
 
+NEAR_END = 60.0
+"""Seconds (but at most a tenth of its lifetime) before the end of a lease in which it is as good as ended."""
+
 
 class Exchange(Protocol):
     """The port to the broker; `_exchange.negotiate` is the real one, tests bring a fake."""
@@ -96,6 +99,8 @@ def why_ask(lease: Lease | None, request: TunnelRequest, options: ExchangeOption
         return "There is no lease yet."
     if lease.expired(now):
         return f"The lease ended at {_time(lease.expires_at or now)}."
+    if lease.expired(now, min(NEAR_END, (lease.grant.lifetime or 0) / 10)):
+        return f"The lease ends at {_time(lease.expires_at or now)}, before anybody could make use of it."
     if lease.username != options.username:
         return "The lease was given to another user."
     was, wanted = lease.request.to_dict(), request.to_dict()

@@ -149,6 +149,23 @@ def test_an_expired_lease_is_asked_for_again(task):
     assert result["changed"] is True and "ended at 2026-05-11" in result["reason"]
 
 
+def test_a_lease_that_is_about_to_end_is_asked_for_again(task):
+    task()
+    task.now = NOW + timedelta(seconds=604800 - 61)
+    assert task()["changed"] is False
+    task.now = NOW + timedelta(seconds=604800 - 59)
+    assert "ends at 2026-05-11" in task(check_mode=True)["reason"]
+
+
+def test_a_short_lease_is_of_use_for_most_of_its_life(task):
+    task.broker.changes = {"grant": lease(grant_changes={"lifetime": 20}).grant}
+    task()
+    task.now = NOW + timedelta(seconds=17)
+    assert task()["changed"] is False
+    task.now = NOW + timedelta(seconds=19)
+    assert task(check_mode=True)["changed"] is True
+
+
 def at(mode="v6v4", client="127.0.0.5", local="127.0.0.5", request=None, **options):
     """What the fake broker grants to a host at `local`, whose end of the tunnel it calls `client`; its own end is this machine."""
     value = lease(mode, request=request, **options).grant
