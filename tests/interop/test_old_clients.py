@@ -339,6 +339,22 @@ def test_keepalive_holds_the_nat_open_both_ways(net: Net) -> None:
         assert net.world.run("ping", "-c1", "-W1", str(silent.address), check=False).returncode and not silent.answered
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_client_goes_on_behind_a_nat_that_forgot_it(net: Net, version: str) -> None:
+    """The broker finds it at its new port, long before the client would notice and negotiate anew."""
+    with net.tunnel("inner1", version, mode="v6udpv4", auth="digest-md5", user="bob", keepalive_interval=1, host_type="router",
+                    prefixlen=60) as (_out, tunnel):
+        assert tunnel.keepalive()
+        before = len(net.logged("main", "tunnel_moved"))
+        for lost in range(1, 3):
+            net.nat.forget()
+            number = iter(range(1, 30))
+            wait_for("the broker follows", lambda number=number: tunnel.keepalive(next(number), 1.0))
+            moved = net.logged("main", "tunnel_moved")[before:]
+            assert len(moved) == lost and moved[-1]["client"] == SEEN["inner1"] and moved[-1]["port"] != moved[-1]["before"]
+        assert tunnel.ping(WORLD, source=tunnel.inside()) and net.ping(net.world, str(tunnel.address))
+
+
 def harmful(errors: list[str]) -> list[str]:
     """Without late copies of answers of the handshake, which nobody can keep back."""
     return [error for error in errors if not re.match(r"not an IPv6 packet: b['\"]\\xf0\\x00\\x00\\xf", error)]

@@ -28,6 +28,7 @@ from .._tsp.request import DNS_NAME, TunnelRequest
 from .._tsp.server import Refusal, ServerSession
 from .accounts import Account, AccountBook
 from .config import Config, is_self
+from .ends.port import TunnelEnd
 from .inventory import Inventory
 from .logs import Log
 from .placement import Placement, place
@@ -355,6 +356,24 @@ class Policy:
         self._leases -= 1
         self.inventory.release((lease.ipv6, lease.prefix6, lease.ipv4, lease.prefix4))
         self.log.info("lease_ended", lease=lease.id, owner=lease.owner, why=why)
+
+    def move(self, end: TunnelEnd, port: int) -> None:
+        """The client of a v6udpv4 tunnel is behind another port now (follow.py)."""
+        try:
+            lease = self.store.lease_by_id(end.lease)
+            if lease is None or lease.id in self._pending:  # a session is under way, which will say where it ends
+                return
+            if lease.username is None:
+                lease.owner = owner_of(None, lease.outer, port)
+                other = self.store.lease(lease.owner)
+                if other is not None:
+                    self.forget(other, "its port is another client's now")
+            lease.port = port
+            self.store.save(lease)
+        except sqlite3.Error as exc:
+            self.log.error("store_failed", what="noting a moved tunnel", lease=end.lease, why=str(exc))
+            return
+        self.registry.move(end, port, self._mono())
 
     def purge(self) -> None:
         """Forget what expired, and what `leases release` asked for."""

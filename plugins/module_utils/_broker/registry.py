@@ -95,6 +95,12 @@ class Registry:
         self.log.info("tunnel_woken", lease=lease.id, owner=lease.owner, mode=mode, client=remote)
         return self.table.by_lease.get(lease.id)
 
+    def move(self, end: TunnelEnd, port: int, mono: float) -> None:
+        """A v6udpv4 client is behind another port of its NAT now. The store is the caller's business."""
+        self.log.info("tunnel_moved", lease=end.lease, client=end.remote, port=port, before=end.port)
+        self.table.move(end, port)
+        end.last_seen = mono
+
     def sweep(self, mono: float, unix: float) -> None:
         """Free the ends of silent clients, and let the leases of live ones last on."""
         self.plane.poll(mono)

@@ -26,6 +26,7 @@ from .accounts import AccountBook
 from .config import Config, fixed_problems, load
 from .ends.choose import choose
 from .ends.port import DataPlane, EndTable
+from .follow import Follower
 from .inventory import Inventory
 from .keys import server_key
 from .logs import Log
@@ -72,6 +73,7 @@ class Broker:
         self.store: Store
         self.policy: Policy
         self.registry: Registry
+        self.follower: Follower
         self.udp: UdpAdapter | None = None
         self.tcp: tcp.TcpAdapter | None = None
         self._server_config: ServerConfig
@@ -121,6 +123,7 @@ class Broker:
         self.policy = Policy(config, self.store, book, inventory, self.registry, log, offered=offered,
                              defer=lambda function: loop.call_later(SAVE_AFTER, function))
         stack.callback(self.policy.flush)
+        self.follower = Follower(self.table, config.addresses.inner_ipv6, self.udp.send, self.policy.move, os.urandom)
         self._reserve()
         self.policy.purge_released()
         if hasattr(self.plane, "wake"):
@@ -212,7 +215,8 @@ class Broker:
         return Session(self.policy, self._server_config, transport, peer, local, self.port)
 
     def _packet(self, peer: tuple[str, int], data: bytes) -> None:
-        self.plane.from_udp(peer, data)
+        if not self.plane.from_udp(peer, data):
+            self.follower.stranger(peer, data, asyncio.get_running_loop().time())
 
     def _defect(self, text: str) -> None:
         self.log.error("defect", why=text)
@@ -226,6 +230,7 @@ class Broker:
             try:
                 if self.udp is not None:
                     self.udp.tick(loop.time())
+                self.follower.tick(loop.time())
                 if turn % (1 + len(self.table) // 20_000) == 0:
                     self.registry.sweep(loop.time(), self.policy.now())
                 if self.store.changed_by_others():

@@ -42,13 +42,14 @@ class NoDataPlane:
     def poll(self, now: float) -> None:
         """Every packet that is seen at all passes here."""
 
-    def from_udp(self, peer: tuple[str, int], packet: bytes) -> None:
+    def from_udp(self, peer: tuple[str, int], packet: bytes) -> bool:
         """See DataPlane."""
         end = self._table.by_outer.get(peer)
         if end is None or end.mode != "v6udpv4":
             self.switch.counters["dropped_unknown_peer"] += 1
-            return
+            return False
         self.switch.from_client(end, packet)
+        return True
 
     def _send(self, end: TunnelEnd, packet: bytes) -> bool:
         if end.mode != "v6udpv4":

@@ -25,10 +25,11 @@ class TunnelEnd:
     lease: its number in the store. mode: v6v4 | v6udpv4 | v4v6. inner: the client's address inside, packed. prefix: the delegated
     network as (int, length), or None. remote, port: the client's outer end (port 0 unless v6udpv4); local: our address that it
     speaks to, None = whatever the kernel picks. interval: seconds of keepalive agreed, 0 = none: then silence frees nothing.
-    last_seen: monotonic seconds. expires_at: Unix seconds.
+    last_seen: monotonic seconds. expires_at: Unix seconds. answers: this client is known to answer pings (follow.py).
     """
 
-    __slots__ = ("expires_at", "inner", "interval", "last_seen", "lease", "local", "mode", "port", "prefix", "received", "remote", "sent")
+    __slots__ = ("answers", "expires_at", "inner", "interval", "last_seen", "lease", "local", "mode", "port", "prefix", "received",
+                 "remote", "sent")
 
     def __init__(self, lease: int, mode: str, inner: bytes, prefix: tuple[int, int] | None, remote: str, port: int, local: str | None,
                  interval: int, last_seen: float, expires_at: int) -> None:
@@ -44,6 +45,7 @@ class TunnelEnd:
         self.expires_at = expires_at
         self.received = 0
         self.sent = 0
+        self.answers = False
 
     @property
     def inner_address(self) -> Address:
@@ -110,6 +112,14 @@ class EndTable:
             if not group:
                 del self._prefixes[len(end.inner), shift]
 
+    def move(self, end: TunnelEnd, port: int) -> None:
+        """Another UDP port for an end that is in. It must be free."""
+        if (end.remote, port) in self.by_outer:
+            raise ValueError(f"port {port} is another end's")
+        del self.by_outer[end.key]
+        end.port = port
+        self.by_outer[end.key] = end
+
     def towards(self, destination: bytes) -> TunnelEnd | None:
         """The end behind which this inner address (packed) lies."""
         end = self.by_inner.get(destination)
@@ -149,8 +159,8 @@ class DataPlane(Protocol):
     def close(self, end: TunnelEnd) -> None:
         """Remove it. Never raises."""
 
-    def from_udp(self, peer: tuple[str, int], packet: bytes) -> None:
-        """A datagram on the broker's port that is not signalling."""
+    def from_udp(self, peer: tuple[str, int], packet: bytes) -> bool:
+        """A datagram on the broker's port that is not signalling. Returns whether an end is open there."""
 
     def poll(self, now: float) -> None:
         """Called about once a second: bring last_seen up to date where packets do not pass through this process."""

@@ -81,13 +81,14 @@ class UserspaceDataPlane:
     def poll(self, now: float) -> None:
         """Every packet passes here, so last_seen is right already."""
 
-    def from_udp(self, peer: tuple[str, int], packet: bytes) -> None:
+    def from_udp(self, peer: tuple[str, int], packet: bytes) -> bool:
         """See DataPlane."""
         end = self.table.by_outer.get(peer)
         if end is None or end.mode != "v6udpv4":
             self.counters["dropped_unknown_peer"] += 1
-            return
+            return False
         self.switch.from_client(end, packet)
+        return True
 
     def _from_raw(self, remote: str, packet: bytes) -> None:
         end = self.table.by_outer.get((remote, 0))
