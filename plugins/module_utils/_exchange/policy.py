@@ -199,7 +199,7 @@ class Negotiation:
             asked = f"asking for {self._request.mode}" if self._action == "create" else f"asking to {self._action} the tunnel"
             self._say(f"{target}: {asked}" + ("" if version == VERSIONS[0] else f" in version {version}"))
             outcome = await run_session(
-                target, version, self._client_maker(target, version, key), source=self._source(), limits=self._limits,
+                target, version, self._client_maker(target, version, key), source=self._source(), limits=self._share(target),
                 recorder=self.transcript.session(target.label, target.peer), keep_socket=self._keep_socket)
             if self._client_address is None or (self._client_address.is_loopback and not target.address.is_loopback):
                 self._client_address = outcome.local_address
@@ -218,6 +218,13 @@ class Negotiation:
         if outcome is None:
             raise AssertionError
         return outcome
+
+    def _share(self, target: Target) -> Limits:
+        """What is left of the time; half of it where another transport could still be tried (silence costs up to 66 s)."""
+        if target.transport == self._transports[-1]:
+            return self._limits
+        now = self._loop.time()
+        return replace(self._limits, until=now + (self._limits.deadline - now) / 2)
 
     def _client_maker(self, target: Target, version: str, key: KeyPolicy) -> Callable[[Address], TspClient]:
         options = self._options

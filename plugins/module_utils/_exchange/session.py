@@ -11,6 +11,7 @@ events are gathered until the last one. It runs in the callbacks of the loop: no
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 from dataclasses import dataclass, field
 from typing import Any, Callable
@@ -54,11 +55,15 @@ class Target:
 
 @dataclass(frozen=True)
 class Limits:
-    """Seconds. deadline: on the loop's clock. total: what the user allowed, for messages. connect: for TCP's handshake."""
+    """Seconds. deadline: on the loop's clock. total: what the user allowed, for messages. connect: for TCP's handshake.
+
+    until: on the loop's clock, when this session is to leave the rest of the time to another transport.
+    """
 
     deadline: float
     total: float
     connect: float = 10.0
+    until: float = math.inf
 
 
 @dataclass
@@ -194,7 +199,7 @@ class Session:
     def _set_timer(self, now: float) -> None:
         if self._client is None:
             raise AssertionError
-        due = self._limits.deadline
+        due = min(self._limits.deadline, self._limits.until)
         wanted = self._client.next_timer()
         if wanted is not None:
             due = min(due, wanted)
@@ -212,6 +217,11 @@ class Session:
         now = self._loop.time()
         if now >= self._limits.deadline:
             self._fail(deadline_passed(self._limits.total))
+            return
+        if now >= self._limits.until:
+            self._fail(NetworkError("went_silent" if self._outcome.answered else "no_answer",
+                                    "The broker did not come to an end in the half of the time that this transport had.",
+                                    "Raise the deadline, or look whether something on the way drops part of the packets."))
             return
         wanted = self._client.next_timer()
         self._drive(self._client.handle_timer if wanted is not None and now >= wanted else None, now)

@@ -12,6 +12,7 @@ import threading
 import pytest
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._exchange.sync import run_sync
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.request import TunnelRequest
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.rudp import RudpConfig
 from ansible_collections.tunnelbroker.tsp.tests.unit.plugins.module_utils._exchange._brokers import (
     CAPABILITY,
     FakeBroker,
@@ -165,6 +166,16 @@ def test_udp_that_is_shut_down_in_the_middle_is_noticed_with_the_next_datagram()
             broker.script = Talk(auth=stop)
             return await fails(broker, mode="v6udpv4")
     assert judged(run_sync(scenario)).code == "refused"
+
+
+def test_udp_that_falls_silent_in_the_middle_leaves_tcp_half_of_the_time():
+    async def scenario():
+        talk = Talk()
+        async with FakeBroker(lambda m, p, t: None if t == "udp" and m.startswith(b"AUTH") else talk(m, p, t)) as broker:
+            result = await ask(broker, mode="v6v4", deadline=6.0, world=World(rudp=RudpConfig()))
+            error = await fails(broker, mode="v6v4", deadline=0.5, transports="udp", world=World(rudp=RudpConfig()))
+            return [(a["transport"], a["error"] and a["error"]["code"]) for a in result.attempts], error.code
+    assert run_sync(scenario) == ([("udp", "went_silent"), ("tcp", None)], "deadline")
 
 
 def test_datagrams_that_are_no_answer_are_passed_over():
