@@ -14,7 +14,7 @@ description:
   - Negotiates a tunnel with a broker by the Tunnel Setup Protocol (RFC 5572), stores what was granted as a lease and returns it as facts.
   - It configures nothing. The role P(tunnelbroker.tsp.tunnel#role) asks, configures and proves in one go.
   - A stored lease that still answers the request is returned unchanged, and no packet is sent. The broker is asked again where the lease
-    has ended, the request is another, or a C(v6v4) or C(v4v6) tunnel ends at an address that this host had and has no more.
+    has ended or is about to, the request is another, or a C(v6v4) or C(v4v6) tunnel ends at an address that this host had and has no more.
   - On a host the lease is kept in C(/etc/ansible/facts.d), so that C(ansible_local) has it whenever facts are gathered.
     For a device without Python the same task runs on the controller, and the lease is kept in a folder of the project.
 extends_documentation_fragment:
@@ -191,7 +191,7 @@ lease:
       description: The broker's end of the tunnel, with C(ipv4), C(ipv6), C(dns_name) and C(udp_port).
       type: dict
     local_address:
-      description: Where the host itself was when it asked. Another address than that of its end of the tunnel tells of a NAT.
+      description: The address of the host itself at which the tunnel ends. It is not that of RV(lease.client) behind a NAT; none by proxy.
       type: str
     prefix:
       description: The delegated prefix, none for a host.

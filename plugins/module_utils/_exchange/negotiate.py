@@ -17,14 +17,14 @@ from datetime import datetime, timezone
 from typing import Any, Callable, Optional
 
 from .._tsp.errors import LocalError
-from .._tsp.lease import Lease
+from .._tsp.lease import Address, Grant, Lease
 from .._tsp.request import TunnelRequest
 from .info import ask
 from .options import ExchangeOptions
 from .policy import Negotiation
 from .runtime import Runtime
 from .session import Limits, Outcome
-from .source import Source, own_address
+from .source import Source, is_own, own_address
 from .sync import run_sync
 
 Progress = Optional[Callable[[str], None]]
@@ -79,12 +79,19 @@ def _lease(outcome: Outcome, request: TunnelRequest, options: ExchangeOptions, v
         grant = replace(grant, client=replace(grant.client, udp_port=outcome.local_port),
                         server=replace(grant.server, udp_port=target.broker.port))
     method = outcome.auth_method
-    end = grant.outer_address(grant.server)
-    local = None if end is None or request.proxy else own_address(end, Source.of(options))
     version = outcome.version if outcome.capabilities is None else outcome.capabilities.version
     return Lease(broker=target.broker.server, transport=target.label, protocol_version=version, auth_method=method, grant=grant,
                  request=request, obtained_at=datetime.now(timezone.utc).replace(microsecond=0), username=options.username,
-                 quirks=outcome.quirks, warnings=granted.warnings, via=via, local_address=local)
+                 quirks=outcome.quirks, warnings=granted.warnings, via=via,
+                 local_address=None if request.proxy else _local_address(grant, Source.of(options)))
+
+
+def _local_address(grant: Grant, source: Source) -> Address | None:
+    """Where the tunnel ends at this host: at the address that the broker knows, or where a NAT made that one, at the one behind it."""
+    client, server = grant.outer_address(grant.client), grant.outer_address(grant.server)
+    if client is not None and is_own(client):
+        return client
+    return None if server is None else own_address(server, source)
 
 
 def negotiate_sync(request: TunnelRequest, options: ExchangeOptions, *, keep_socket: bool = False,

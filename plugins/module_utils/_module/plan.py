@@ -8,8 +8,8 @@
 
     mode               v6v4 | v6udpv4 | v4v6
     family             IP version inside the tunnel: 6, or 4 with v4v6
-    tunnel             {local, remote: outer addresses (text); encapsulation: ipv6ip | udp | ipip6;
-                        local_port, remote_port: UDP ports with v6udpv4, else null}
+    tunnel             {local, remote: outer addresses (text), local as the host itself has it behind a NAT;
+                        encapsulation: ipv6ip | udp | ipip6; local_port, remote_port: UDP ports with v6udpv4, else null}
     address            our address inside the tunnel (text), address_length its length (128, or 32 with v4v6),
                        address_cidr both together, peer the broker's address inside the tunnel
     mtu                bytes an inner packet may have; overhead: bytes that the encapsulation adds
@@ -78,7 +78,7 @@ def tunnel_plan(lease: Lease | dict[str, Any], *, lan_interfaces: Any = (), mtu:
         "mode": grant.mode,
         "family": family,
         "tunnel": {
-            "local": str(grant.outer_address(grant.client)),
+            "local": str(lease.local_address or grant.outer_address(grant.client)),
             "remote": str(grant.outer_address(grant.server)),
             "encapsulation": ENCAPSULATION[grant.mode],
             "local_port": grant.client.udp_port if udp else None,

@@ -158,8 +158,8 @@ class Lease:
     broker: host[:port] as configured or as redirected to; via: the configured broker whose redirection led there, None when it was
     asked directly. transport: udp | tcp (| udp6 | tcp6). auth_method: lower case SASL name. username: who asked, None when
     anonymous. quirks: tolerances used towards this broker, name to count.
-    warnings: sentences about what was granted otherwise than asked. local_address: the address from which the host that asked then
-    sent to the broker's end of the tunnel; None by proxy, and where there was none.
+    warnings: sentences about what was granted otherwise than asked. local_address: the address of the host that asked at which the
+    tunnel ends there, another one than the client's outer one where a NAT stands between; None by proxy, and where there was none.
     """
 
     broker: str

@@ -63,6 +63,17 @@ def test_udp_comes_first_and_the_lease_says_who_granted_what(mode, granted):
     assert type(lease).from_dict(lease.to_dict()) == lease
 
 
+@pytest.mark.parametrize("client, own", [("127.0.0.5", "127.0.0.5"), ("198.51.100.7", "127.0.0.1")])
+def test_the_lease_says_at_which_address_of_the_host_the_tunnel_ends(client, own):
+    async def scenario():
+        async with FakeBroker(Talk(create=info("v6v4", client4=client))) as broker:
+            proxy = TunnelRequest(mode="v6v4", proxy=True, client_ipv4=ip_address("198.51.100.7"))
+            return (await ask(broker, mode="v6v4")).lease, (await ask(broker, request=proxy)).lease
+    direct, by_proxy = run_sync(scenario)
+    assert str(direct.local_address) == own and by_proxy.local_address is None
+    assert type(direct).from_dict(direct.to_dict()) == direct
+
+
 @pytest.mark.parametrize("transport", ["udp", "tcp"])
 @pytest.mark.parametrize("method", ["plain", "digest-md5", "any"])
 def test_a_user_proves_who_he_is(method, transport):

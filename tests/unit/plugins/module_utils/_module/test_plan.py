@@ -147,6 +147,11 @@ def test_ends_of_the_tunnel():
     assert plan["sources"] == ["192.0.2.2/32", "10.1.0.0/24"]
 
 
+def test_behind_a_nat_the_tunnel_ends_at_the_hosts_own_address():
+    value = replace(lease("v6v4"), local_address=ip_address("10.0.0.2"))
+    assert tunnel_plan(value.to_dict())["tunnel"]["local"] == "10.0.0.2"
+
+
 def test_the_probe_is_the_keepalive_address_or_else_the_brokers_end():
     assert tunnel_plan(lease(grant_changes={"keepalive": None}))["probe"] == "2001:db8:f00::1"
     assert tunnel_plan(lease(grant_changes={"keepalive": None}))["keepalive"] is None
