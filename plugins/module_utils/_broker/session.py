@@ -41,13 +41,19 @@ class Session:
 
     def receive(self, data: bytes, payload: bytes, now: float) -> list[bytes]:
         """Give data (on UDP a datagram, whose text is `payload`) to the core. Returns what it answers."""
-        session = self.server.session
-        if self.trace.count and session.version and session.transport == "udp" and payload[:8].upper() == b"VERSION=":
-            self.report()
-            self.trace, self.reported, self.context.why, self.context.served = Trace(), False, "", False
+        server, context = self.server, self.context
+        session, state, established, why = server.session, server.state, server.established, context.why
+        context.why = ""
+        server.receive(data, now)
+        if server.session is not session and session.version:  # it began again, from the same port
+            why, context.why = context.why, why
+            self._report(session, state, established)
+            self.trace, self.reported, context.served = Trace(), False, False
+            context.why = why
+        else:
+            context.why = context.why or why
         self.trace.received(payload)
-        self.server.receive(data, now)
-        return self.server.data_to_send(now)
+        return server.data_to_send(now)
 
     def answered(self, payload: bytes) -> None:
         """Note what was sent (without the UDP header); a refusal is reported at once."""
@@ -57,33 +63,35 @@ class Session:
 
     def report(self) -> None:
         """Write the line about the session, once. A failed one says what was said."""
+        self._report(self.server.session, self.server.state, self.server.established)
+
+    def _report(self, session: ServerSession, state: str, established: bool) -> None:
         if self.reported:
             return
         self.reported = True
-        trace, session, log = self.trace, self.server.session, self.policy.log
+        trace, log = self.trace, self.policy.log
         # Who only looked at the offer, or was sent elsewhere, did not fail; who began to log in and has no tunnel did, perhaps by silence.
         redirected = trace.refused is not None and trace.refused > status.REDIRECT_BASE
         failed = not redirected and (
-            trace.refused is not None or bool(session.auth_method) and not (self.server.established or self.context.served))
+            trace.refused is not None or bool(session.auth_method) and not (established or self.context.served))
         values: dict[str, Any] = {
             "transport": session.transport, "peer": session.peer[0], "port": session.peer[1], "version": session.version or None,
             "mechanism": session.auth_method or None, "user": session.username,
-            "asked": None if session.request is None else session.request.mode, "established": self.server.established}
+            "asked": None if session.request is None else session.request.mode, "established": established}
         if failed:
-            why = self.context.why or self._why(trace.refused)
-            log.warning("session_failed", **values, status=trace.refused, state=self.server.state, why=why, said=trace.lines())
+            why = self.context.why or self._why(trace.refused, session.version)
+            log.warning("session_failed", **values, status=trace.refused, state=state, why=why, said=trace.lines())
         elif session.version and not session.auth_method and not redirected:
             log.info("session", **values, why="the client left after our offer, which perhaps lacks the mode or the login that it wants",
                      said=trace.lines())
         else:
             log.info("session", **values, why=self.context.why if redirected else None)
 
-    def _why(self, refused: int | None) -> str | None:
+    def _why(self, refused: int | None, version: str) -> str | None:
         """The reason of what the core refused by itself."""
         if refused is None:
             return "the client went away or fell silent"
         if refused == status.UNSUPPORTED_VERSION:
-            version = self.server.session.version
             if version in self.policy.config.versions:
                 return f"version {version} is older than TSP over UDP; the client may try again over TCP"
             spoken = ", ".join(self.policy.config.versions)

@@ -12,6 +12,7 @@ from collections import deque
 
 KEPT = 24
 LONGEST = 600
+DIGEST_LONGEST = 2048
 STATUS = re.compile(rb"(?:Content-length:\s*\d+\r?\n)?(\d{3,4})(?:[ \r\n]|$)", re.IGNORECASE)
 AUTHENTICATE = re.compile(rb"AUTHENTICATE +([A-Za-z0-9-]{1,32})\r?\n", re.IGNORECASE)
 SHOWN_FIELDS = ("username", "realm", "nonce", "nc", "digest-uri", "charset", "qop", "algorithm")
@@ -34,7 +35,7 @@ class Trace:
         """Of the last answer that had one."""
         self.refused: int | None = None
         """Of the last answer that was not 200."""
-        self._said: deque[tuple[str, bytes]] = deque(maxlen=KEPT)
+        self._said: deque[tuple[str, bytes, int]] = deque(maxlen=KEPT)
         self._secret = False
         self._mechanism = ""
 
@@ -42,18 +43,18 @@ class Trace:
         """From the client."""
         self.count += 1
         if not self._secret or payload[:14].lower() == b"content-length" or payload[:8].upper() == b"VERSION=":
-            self._said.append(("client", payload))
+            self._keep("client", payload)
             return
         found = AUTHENTICATE.match(payload)
         if found:
             self._mechanism = found[1].decode().upper()
             rest = len(payload[found.end():].lstrip(b"\0"))
             more = f" and {rest} bytes of credentials" if rest else ""
-            self._said.append(("client", f"AUTHENTICATE {self._mechanism}{more}".encode()))
+            self._keep("client", f"AUTHENTICATE {self._mechanism}{more}".encode())
         elif self._mechanism == "DIGEST-MD5" and payload.strip(b"\0\r\n "):
-            self._said.append(("digest", payload))
+            self._keep("digest", payload, DIGEST_LONGEST)
         else:
-            self._said.append(("secret", str(len(payload)).encode() if payload.strip(b"\0\r\n ") else b""))
+            self._keep("secret", str(len(payload)).encode() if payload.strip(b"\0\r\n ") else b"")
 
     def answered(self, payload: bytes) -> None:
         """To the client."""
@@ -70,23 +71,26 @@ class Trace:
             self._secret = True
         elif self._secret:
             kind = "challenge"
-        self._said.append((kind, payload))
+        self._keep(kind, payload)
+
+    def _keep(self, kind: str, payload: bytes, longest: int = LONGEST) -> None:
+        self._said.append((kind, payload[:longest], len(payload)))
 
     def lines(self) -> list[str]:
         """What was said, one printable line per message."""
-        return [self._line(kind, payload) for kind, payload in self._said]
+        return [self._line(kind, payload, size) for kind, payload, size in self._said]
 
-    def _line(self, kind: str, payload: bytes) -> str:
+    def _line(self, kind: str, payload: bytes, size: int) -> str:
         if not payload:
             return f"{'broker' if kind in ('broker', 'challenge') else 'client'}: (nothing)"
         if kind == "secret":
             return f"client: ({payload.decode()} bytes of credentials)"
         if kind == "digest":
             fields = _digest_fields(payload.strip(b"\0\r\n "))
-            return f"client: {fields} (rest struck out)" if fields else f"client: ({len(payload)} bytes of credentials)"
+            return f"client: {fields} (rest struck out)" if fields else f"client: ({size} bytes of credentials)"
         if kind == "challenge":
             return f"broker: {self._challenge(payload)}"
-        return f"{kind}: {shown(payload)}"
+        return f"{kind}: {shown(payload, size)}"
 
     def _challenge(self, payload: bytes) -> str:
         try:
@@ -105,10 +109,10 @@ def _digest_fields(bare: bytes) -> str:
     return shown(",".join(f"{key}={found[key]}" for key in SHOWN_FIELDS if key in found).encode())
 
 
-def shown(payload: bytes) -> str:
-    """Wire text as one printable line."""
+def shown(payload: bytes, size: int = 0) -> str:
+    """Wire text as one printable line. size: of the whole, where payload is only its beginning."""
     if not payload:
         return "(nothing)"
     text = payload[:LONGEST].decode("utf-8", "backslashreplace").replace("\r\n", "⏎")
     line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-    return line + (f"… ({len(payload)} bytes)" if len(payload) > LONGEST else "")
+    return line + (f"… ({max(size, len(payload))} bytes)" if max(size, len(payload)) > LONGEST else "")

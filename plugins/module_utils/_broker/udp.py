@@ -13,9 +13,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import heapq
 import socket
 import traceback
+from collections import OrderedDict
 from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Any
@@ -111,13 +111,13 @@ class UdpAdapter:
     def __init__(self, make_session: MakeSession, packet: Callable[[tuple[str, int], bytes], None], limit: int,
                  log_defect: Callable[[str], None]) -> None:
         self.sockets: list[UdpSocket] = []
-        self.sessions: dict[tuple[str, int], Session] = {}
+        self.sessions: OrderedDict[tuple[str, int], Session] = OrderedDict()
+        """By peer; the one that was silent for longest comes first, and is the first whose time is over."""
         self.limit = limit
         self.counters = {"udp_datagrams": 0, "udp_echo": 0, "udp_refused_busy": 0, "udp_not_tsp": 0}
         self._make_session = make_session
         self._packet = packet
         self._log_defect = log_defect
-        self._timers: list[tuple[float, tuple[str, int]]] = []
         self._finished: dict[tuple[str, int], None] = {}
 
     def start(self, sockets: list[UdpSocket]) -> None:
@@ -180,6 +180,7 @@ class UdpAdapter:
                 return
             session = self.sessions[key] = self._make_session("udp", key, ip_address(local.partition("%")[0]))
         session.seen = now
+        self.sessions.move_to_end(key)
         for answer in session.receive(data, data[HEADER_SIZE:], now):
             one.send(answer, peer, local)
             session.answered(answer[HEADER_SIZE:])
@@ -189,13 +190,9 @@ class UdpAdapter:
             self._finished.pop(key, None)
         if session.server.closed:
             self._forget(key)
-        elif session.trace.count <= 2:  # its first message: from now on it has a timer, which is looked at when it is due
-            due = session.server.next_timer()
-            if due is not None:
-                heapq.heappush(self._timers, (due, key))
 
     def _make_room(self, now: float) -> bool:
-        """Forget one session: the first that has its tunnel and only waits for late copies, else the first where it has become still."""
+        """Forget one session: the first that has its tunnel and only waits for late copies, else the stillest where it is still enough."""
         for key in (next(iter(self._finished), None), next(iter(self.sessions))):
             session = None if key is None else self.sessions.get(key)
             if key is not None and session is not None and (session.server.established or now - session.seen > STALE):
@@ -204,18 +201,14 @@ class UdpAdapter:
         return False
 
     def tick(self, now: float) -> None:
-        """Called about once a second: drive the sessions' timers."""
-        while self._timers and self._timers[0][0] <= now:
-            _due, key = heapq.heappop(self._timers)
-            session = self.sessions.get(key)
-            if session is None:
-                continue
-            session.server.handle_timer(now)
+        """Called about once a second: end the sessions that have been silent for too long."""
+        while self.sessions:
+            key, session = next(iter(self.sessions.items()))
             due = session.server.next_timer()
-            if session.server.closed or due is None:
-                self._forget(key)
-            else:
-                heapq.heappush(self._timers, (max(due, now), key))
+            if due is not None and due > now:
+                return
+            session.server.handle_timer(now)
+            self._forget(key)
 
     def _forget(self, key: tuple[str, int]) -> None:
         session = self.sessions.pop(key, None)

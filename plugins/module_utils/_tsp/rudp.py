@@ -10,6 +10,7 @@ one message is outstanding at a time, and each gets exactly one answer with the 
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from dataclasses import dataclass
 
@@ -171,12 +172,16 @@ class RudpServer:
     """Seconds after which a copy of an old datagram is no longer expected to come out of the network."""
     OLDER = 2.0
     """The same for a copy that would have to be older than the oldest of its session that was seen: a NAT gave its port to another."""
+    APART = 1000
+    """Milliseconds between two sends of one message at least; it is 2 s by every known client."""
+    REMEMBERED = 32
+    """Answers that are kept; a session has 4 to 6, and more where a client polls."""
 
     def __init__(self) -> None:
         self._answers: dict[int, tuple[bytes, bytes | None]] = {}
+        self._stamps: list[int] = []
         self._header = b""
         self._sequence = 0
-        self._first = -1
         self._latest = -1
         self._at = 0.0
         self._queue: list[bytes] = []
@@ -186,29 +191,41 @@ class RudpServer:
 
         opens: the text is one that opens a session. A client that starts again behind the same port uses the same first sequence
         number as before, and so does another client that a NAT gave that port; it is told from a late copy by its time stamp (within
-        a session they grow), or by the quiet before it.
+        a session they grow, and copies are sent some seconds apart), or by the quiet before it.
         """
         if len(datagram) < HEADER_SIZE:
             return None
         sequence, timestamp = HEADER.unpack_from(datagram)
         text = datagram[HEADER_SIZE:]
+        mark = text if len(text) <= 512 else hashlib.sha256(text).digest()
         known = self._answers.get(sequence)
-        quiet = now - self._at
-        again = opens and len(self._answers) > 1 and (
-            timestamp > self._latest or quiet > self.SETTLED or (timestamp < self._first and quiet > self.OLDER))
-        if known is not None and known[0] == text and not again:
+        again = opens and len(self._answers) > 1 and self._begins_again(timestamp, now - self._at)
+        if known is not None and known[0] == mark and not again:
+            if opens and len(self._stamps) < self.REMEMBERED:
+                self._stamps.append(timestamp)
             if known[1] is not None:
                 self._queue.append(datagram[:HEADER_SIZE] + known[1])
             return None
         if opens:
             self._answers.clear()
-            self._first, self._latest = timestamp, -1
+            self._stamps, self._latest = [timestamp], -1
+        elif len(self._answers) >= self.REMEMBERED:
+            del self._answers[next(iter(self._answers))]
         self._header = datagram[:HEADER_SIZE]
         self._sequence = sequence
-        self._answers[sequence] = (text, None)
+        self._answers[sequence] = (mark, None)
         self._latest = max(self._latest, timestamp)
         self._at = now
         return text
+
+    def _begins_again(self, timestamp: int, quiet: float) -> bool:
+        """Whether a message that opens a session, like the one that opened this one, opens another."""
+        if timestamp > self._latest or quiet > self.SETTLED:
+            return True
+        if timestamp in self._stamps:
+            return False
+        apart = min((abs(timestamp - stamp) for stamp in self._stamps), default=0)
+        return apart < self.APART or timestamp < self._stamps[0] and quiet > self.OLDER
 
     def answer(self, text: bytes) -> None:
         """The one answer, perhaps b"", to the message that receive() gave last: header returned unchanged, remembered."""

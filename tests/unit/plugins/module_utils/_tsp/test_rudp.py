@@ -170,8 +170,10 @@ def test_short_datagrams_are_nothing():
     (5, 0.5, False),      # the very copy again
     (2005, 0.5, False),   # a retransmission that was late
     (2007, 0.5, True),    # later than all that came since: a client that begins again
-    (3, 1.0, False),      # cannot be told, and the network may still hold copies
-    (3, 3.0, True),       # older than the oldest, after a silence: another client behind the NAT got the port
+    (3, 1.0, True),       # 2 ms before the first: nobody repeats a message so soon, so this is another client
+    (900, 0.2, True),     # the same
+    (1505, 0.2, False),   # a retransmission that was late and never seen
+    (3, 3.0, True),       # after a silence all the more
     (5, 3.0, False),      # the very copy, delayed
     (3, 20.0, True),      # nothing holds a copy for so long
 ])
@@ -188,3 +190,32 @@ def test_the_first_message_repeated_alone_is_a_retransmission():
     server = RudpServer()
     ask(server, 0xF00000F0, 5, b"VERSION", b"A", 0.0, opens=True)
     assert ask(server, 0xF00000F0, 4005, b"VERSION", b"C", 4.0, opens=True)[1] is False
+
+
+@pytest.mark.parametrize("timestamp, now, new", [
+    (90_000, 1.0, False),   # cannot be told from a copy that was sent before the first that came
+    (90_000, 3.0, True),    # after a silence it can
+    (94_000, 3.0, False),   # the last copy of the session before, delayed
+    (94_300, 0.2, True),    # close to a copy that was seen: another client
+])
+def test_a_session_that_came_late_begins_again(timestamp, now, new):
+    """Its first copies were lost; the one that came is 94 s old by the client's clock, and one more came after it."""
+    server = RudpServer()
+    ask(server, 0xF00000F0, 92_000, b"VERSION", b"A", 0.0, opens=True)
+    ask(server, 0xF00000F0, 94_000, b"VERSION", b"A", 0.0, opens=True)
+    ask(server, 0xF00000F1, 95_500, b"b", b"B", 0.1)
+    assert ask(server, 0xF00000F0, timestamp, b"VERSION", b"C", now, opens=True)[1] is new
+
+
+def test_what_is_remembered_is_bounded():
+    """One client, any number of messages, each as long as it can be."""
+    server = RudpServer()
+    ask(server, 0, 0, b"VERSION", b"A", opens=True)
+    for number in range(1, 1000):
+        assert ask(server, number, number, bytes(9000), b"x" * 100) == ([HEADER.pack(number, number) + b"x" * 100], True)
+        assert ask(server, number, number + 5, bytes(9000), b"never") == ([HEADER.pack(number, number + 5) + b"x" * 100], False)
+    for stamp in range(3000, 9000):
+        server.receive(HEADER.pack(0, stamp) + b"VERSION", 0.0, opens=True)
+        server.data_to_send()
+    kept = [mark for mark, _answer in server._answers.values()]
+    assert len(kept) <= 32 and sum(map(len, kept)) < 32 * 512 and len(server._stamps) <= 32

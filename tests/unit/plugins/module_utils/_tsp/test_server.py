@@ -335,6 +335,15 @@ def test_a_new_version_gives_back_what_was_not_accepted():
     assert session.backend.calls.count("reject") == 1
 
 
+def test_version_1_hears_one_answer_when_its_tunnel_cannot_be_opened():
+    session = Session("tcp")
+    session.backend.refusals["accept"] = Refusal(310, "no")
+    session.say(b"VERSION=1.0.1\r\n")
+    session.say(b"AUTHENTICATE ANONYMOUS\r\n\0")
+    assert session.say(headed(CREATE)) == [headed(b"310 no\r\n")]
+    assert session.server.state == states.READY and not session.server.established
+
+
 @pytest.mark.parametrize("data, signalling", [
     (b"\xf0\x00\x00\xf0\x00\x00\x00\x00", True), (b"\x00\x00\x00\x01\x00\x00\x00\x00VERSION", True), (b"\xf0\x00\x00", False),
     (b"\x60" + bytes(39), False), (b"\x45" + bytes(39), False), (b"", False)])
