@@ -61,7 +61,8 @@ def place(request: TunnelRequest, named: Address | None, transport: str, peer: t
         raise Refusal(bad, f"an IPv{version} address is needed for {mode}")
     if outer != seen:
         if not request.proxy:
-            raise Refusal(bad, f"{outer} is not the address this came from, {seen}: use v6udpv4 behind NAT")
+            how = "use v6udpv4 behind NAT" if version == 4 else "ask from there"
+            raise Refusal(bad, f"{outer} is not the address this came from, {seen}: {how}")
         if not may_proxy:
             raise Refusal(bad, "this account may not ask for others (proxy)")
     loopback_to_itself = outer == seen and outer.is_loopback

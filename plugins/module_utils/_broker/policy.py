@@ -92,8 +92,7 @@ class Policy:
 
     def capabilities(self, session: ServerSession, context: Context) -> tuple[frozenset[str], frozenset[str]]:
         """See Backend. Refuses with 530 an address that failed too often of late."""
-        if self.failures.blocked(session.peer[0], self._mono()):
-            raise Refusal(status.SERVER_TOO_BUSY, "too many failed logins from this address, wait a minute")
+        self._check_failures(session)
         modes = self.registry.plane.modes
         return frozenset(mode.upper() for mode in self.config.modes if mode in modes), self.offered
 
@@ -105,9 +104,14 @@ class Policy:
         own = (*self.config.listen.addresses, *((context.local,) if context.local is not None else ()))
         return tuple(b for b in redirect.brokers if not is_self(b, self.config.name, context.port, own))
 
-    def lookup(self, username: str) -> Account | None:
-        """See Backend."""
+    def lookup(self, session: ServerSession, username: str) -> Account | None:
+        """See Backend. Looks at the failures again: many sessions may have come so far before the first of them failed."""
+        self._check_failures(session)
         return self.book(username)
+
+    def _check_failures(self, session: ServerSession) -> None:
+        if self.failures.blocked(session.peer[0], self._mono()):
+            raise Refusal(status.SERVER_TOO_BUSY, "too many failed logins from this address, wait a minute")
 
     def auth_failed(self, session: ServerSession, context: Context) -> None:
         """See Backend."""

@@ -250,15 +250,15 @@ class Broker:
                 await self._ticker
 
     def reload(self) -> None:
-        """Read the configuration again and take over accounts, redirect, limits, keepalive, and the log's level; reopen the log file.
+        """Reopen the log file; read the configuration again and take over accounts, redirect, limits, keepalive, and the log's level.
 
         A configuration that does not hold is reported and the old one stays.
         """
         if self.path is None:
             return
         try:
-            new = load(self.path)
             self.log.reopen()
+            new = load(self.path)
         except LocalError as exc:
             self.log.error("reload_refused", why=str(exc))
             return

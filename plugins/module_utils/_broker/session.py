@@ -141,7 +141,7 @@ class Session:
 
     def lookup(self, username: str) -> Any:
         """See Backend."""
-        return self._ask(lambda: self.policy.lookup(username))
+        return self._ask(lambda: self.policy.lookup(self.server.session, username))
 
     def authenticated(self, session: ServerSession) -> None:
         """See Backend."""

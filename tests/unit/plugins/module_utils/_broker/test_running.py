@@ -207,6 +207,20 @@ def test_too_many_failures_are_answered_with_530_at_version(broker: RunningBroke
     assert grant(broker, over6=True, mode="v4v6").mode == "v4v6", "another address has to pay for it"
 
 
+def test_sessions_opened_in_advance_buy_no_more_guesses(broker: RunningBroker) -> None:
+    said = []
+    sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _again in range(30)]
+    for one in sockets:
+        one.settimeout(30)
+        one.connect((broker.host, broker.port))
+        exchange(one, b"VERSION=2.0.1\r\n", 0)
+        exchange(one, b"AUTHENTICATE PLAIN\r\n\0", 1)
+    for one in sockets:
+        said.append(exchange(one, b"\0alice\0guess\r\n", 2)[:4])
+        one.close()
+    assert said == [b"300 "] * 10 + [b"530 "] * 20
+
+
 @pytest.mark.parametrize(("changes", "arguments", "status"), [
     ({"modes": ["v6v4"]}, {"mode": "v6v4", "client_ipv4": IPv4Address("192.0.2.9")}, 501),
     ({}, {"mode": "v6v4", "client_ipv4": IPv4Address("192.0.2.9"), "proxy": True}, 501),
@@ -422,6 +436,18 @@ def test_no_secret_is_ever_logged(tmp_path: Path) -> None:
 
 
 # ---- start and stop ----
+
+def test_a_log_that_was_rotated_is_opened_anew_whatever_the_configuration_says(broker: RunningBroker, tmp_path: Path) -> None:
+    log = broker.broker.log
+    log.path = tmp_path / "log"
+    log.reopen()
+    log.path.rename(tmp_path / "log.1")
+    broker.broker.path = tmp_path / "broken.yml"
+    broker.broker.path.write_text("name: [", encoding="utf-8")
+    broker.broker.reload()
+    log.close()
+    assert "reload_refused" in log.path.read_text(encoding="utf-8"), "it went on writing to the file that was moved away"
+
 
 def test_the_store_and_the_port_are_free_again_after_stop(tmp_path: Path) -> None:
     with broker_in_thread(tmp_path) as broker:
