@@ -226,6 +226,6 @@ class ExchangeOptions:
         if self.auth_method == "anonymous":
             return
         given = self.credentials
-        if given is None or not given.username or given.password is None:
+        if given is None or not given.username or not given.password:  # an empty one is a variable that nobody set
             raise LocalError("credentials_missing", f"auth_method {self.auth_method} needs a username and a password.",
                              "Set both, or auth_method: anonymous.")

@@ -63,7 +63,8 @@ def test_an_option_that_cannot_be_meant_is_refused_by_name(name, value):
     assert caught.value.message.startswith(("broker:", f"{name}:"))
 
 
-@pytest.mark.parametrize("credentials", [None, Credentials(), Credentials("alice"), Credentials("", "x"), Credentials(None, "x")])
+@pytest.mark.parametrize("credentials", [None, Credentials(), Credentials("alice"), Credentials("", "x"), Credentials(None, "x"),
+                                         Credentials("alice", "")])
 def test_a_method_that_needs_a_name_and_a_password_says_so(credentials):
     with pytest.raises(LocalError) as caught:
         ExchangeOptions(auth_method="digest-md5", credentials=credentials).check_credentials()
