@@ -83,6 +83,9 @@ def shared_key() -> Path:
     return folder / "key.pem"
 
 
+shared_key()  # ansible-test runs each test in a fork that ends without atexit: the parent has it, and takes it away
+
+
 def config_data(directory: Path, changes: dict[str, Any] | None = None) -> dict[str, Any]:
     """The configuration as plain data."""
     data: dict[str, Any] = {
