@@ -42,6 +42,16 @@ options:
     type: str
     choices: [merged, deleted]
     default: merged
+  mark:
+    description:
+      - How the description of a tunnel interface of this task begins. With it the device itself says what is this task's.
+      - A tunnel that exists without the mark, and does not lead to the wanted C(tunnel destination) either, is somebody else's. With
+        O(state=merged) the task fails then (C(interface_taken)); with O(state=deleted) that tunnel is left as it is, with a warning. Of
+        other interfaces made of software the named lines go, as of hardware.
+      - A network in the rest of the description, such as C(2001:db8:1::/48), is remembered there. When it is another in the next text, or
+        when the tunnel goes, what was configured for it goes too, that is advertised prefixes and addresses inside it, and the route of
+        it to C(Null0); so do the tunnel's former address and, when it leads to another destination, its routes to single hosts.
+    type: str
   save:
     description:
       - V(changed) saves when the startup configuration lacks what this task is about, whichever run left it unsaved; V(always) when it
@@ -185,6 +195,7 @@ proof:
 error:
   description:
     - Why it failed. The codes are C(line_refused), C(probe_failed), C(undo_failed), C(save_failed), C(session_lost), C(device_unreachable),
+      C(interface_taken),
       C(host_key_unknown), C(host_key_changed), C(login_refused), C(login_incomplete), C(enable_failed), C(config_empty), C(line_unusable),
       C(config_unreadable), C(src_unreadable), C(probe_invalid), C(platform_unknown), C(known_hosts_missing), C(library_missing),
       C(invalid_option).

@@ -110,6 +110,12 @@ def test_the_whole_way_and_back(fleet: Fleet) -> None:
     assert rendered == json.loads(fleet.setting.host.run("cat", "/etc/tsp/tsp.json").stdout)
     assert fleet.play("render", "--limit", "host,router", "-e", f"tunnel_render_dir={folder}").changed == 0
 
+    # a lost lease does not leave the router as it is
+    (fleet.leases / "router.json").rename(fleet.ansible.folder / "put-aside.json")
+    run = fleet.play("teardown", "--check", "--diff", "--limit", "router")
+    assert run.returncode == 0 and run.changed == 1 and "-interface Tunnel0" in run.output, run.output
+    (fleet.ansible.folder / "put-aside.json").rename(fleet.leases / "router.json")
+
     # and away, first in words
     run = fleet.play("teardown", "--check", "--limit", "host,router")
     assert run.returncode == 0 and run.changed > 0, run.output

@@ -120,6 +120,35 @@ def test_a_tunnel_is_configured_proved_kept_and_taken_away(wire: Wire, mode: str
     assert wire.proof() == {"proved": False, "rtt_ms": None, "target": None}
 
 
+def test_the_router_knows_what_is_ours(wire: Wire) -> None:
+    """Another lease leaves nothing of the one before, and what was configured goes without any lease."""
+    router = host("198.51.100.10", wire.emulator(wire.router, "R1", "198.51.100.10"))
+    before = wire.running("R1")
+    role = [{"ansible.builtin.include_role": {"name": "tunnelbroker.tsp.cisco"}}]
+    choices = {"cisco_lan_interfaces": ["GigabitEthernet0/1"], "cisco_probe": False}
+    old = lease("v6v4")
+    new = {**old, "prefix": "2001:db8:5000::/56", "client": {**old["client"], "ipv6": "2001:db8:f::3"}}
+    for granted in (old, new):
+        run = wire.play(role, {"r1": router}, tunnel_lease=granted, **choices)
+        assert run.returncode == 0, run.output
+    held = wire.running("R1")
+    assert "2001:DB8:5000::1/64" in held and "2001:DB8:F::3/128" in held
+    assert "2001:DB8:4000" not in held and "2001:DB8:F::2/128" not in held
+
+    theirs = {"lines": ["interface Tunnel5", " description DMVPN", " tunnel destination 198.51.100.7"]}
+    assert wire.play([{"tunnelbroker.tsp.router_config": theirs}], {"r1": router}).returncode == 0
+    taken = wire.play(role, {"r1": router}, tunnel_lease=new, cisco_tunnel_interface="Tunnel5", **choices)
+    assert taken.returncode != 0 and "Tunnel5 is in use, and not by this task" in taken.output
+
+    for interface in ("Tunnel5", "Tunnel0"):
+        gone = wire.play(role, {"r1": router}, tunnel_state="absent", cisco_tunnel_interface=interface)
+        assert gone.returncode == 0, gone.output
+    left = wire.running("R1")
+    assert "interface Tunnel0" not in left and " description DMVPN" in left
+    assert wire.play([{"tunnelbroker.tsp.router_config": {**theirs, "state": "deleted"}}], {"r1": router}).returncode == 0
+    assert wire.running("R1").replace("ipv6 unicast-routing\n!\n", "") == before
+
+
 def test_a_tunnel_whose_far_end_is_silent_is_not_left_behind(wire: Wire) -> None:
     router = host("198.51.100.10", wire.emulator(wire.router, "R1", "198.51.100.10"))
     before = wire.running("R1")

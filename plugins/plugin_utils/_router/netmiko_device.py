@@ -218,6 +218,9 @@ def _failure(exc: Exception, login: Login) -> TspError:
     if isinstance(exc, NetmikoAuthenticationException):
         return LocalError("login_refused", f"{login.where} refused the login of {login.username!r}.",
                           "Check ansible_user and ansible_password, or the private key.")
+    if "No authentication methods available" in said:
+        return LocalError("login_incomplete", f"There is neither a password nor a key to log in to {login.where}.",
+                          "Set ansible_password, or ansible_ssh_private_key_file.")
     if "not found in known_hosts" in said:
         return NetworkError("host_key_unknown", f"The SSH host key of {login.where} is not known.",
                             "Verify it and add it to known_hosts (ssh-keyscan), or name the file in known_hosts.")

@@ -18,6 +18,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "content": {"type": "str"},
     "src": {"type": "path"},
     "state": {"type": "str", "choices": ["merged", "deleted"], "default": "merged"},
+    "mark": {"type": "str"},
     "save": {"type": "str", "choices": ["changed", "never", "always"], "default": "changed"},
     "platform": {"type": "str", "choices": list(PLATFORMS)},
     "probe": {"type": "dict", "options": {
@@ -68,7 +69,8 @@ def login(options: dict[str, Any], variable: Callable[..., Any], check_host_key:
 
 
 def task(options: dict[str, Any], text: str, check: bool) -> Task:
-    return Task(text=text, state=options["state"], save=options["save"], probe=Probe.of(options["probe"]), check=check)
+    return Task(text=text, state=options["state"], save=options["save"], probe=Probe.of(options["probe"]), check=check,
+                mark=" ".join((options["mark"] or "").split()) or None)
 
 
 def scrubbed(value: Any, secrets: list[str]) -> Any:

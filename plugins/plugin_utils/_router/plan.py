@@ -17,6 +17,7 @@ from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.errors impor
 from ansible_collections.tunnelbroker.tsp.plugins.plugin_utils._router import rules
 from ansible_collections.tunnelbroker.tsp.plugins.plugin_utils._router.blocks import Block, parse, render
 from ansible_collections.tunnelbroker.tsp.plugins.plugin_utils._router.canon import is_virtual, leaves_by, route_key
+from ansible_collections.tunnelbroker.tsp.plugins.plugin_utils._router.claim import Claim
 
 try:
     from hier_config import WorkflowRemediation, get_hconfig_fast_load
@@ -39,14 +40,21 @@ class Plan:
 
 
 class Scope:
-    """What a wanted text touches: headers, static routes and, where an interface goes, the routes that leave by it."""
+    """What a wanted text touches: headers, static routes and, where an interface goes, the routes that leave by it.
 
-    def __init__(self, wanted: Iterable[Block], state: str = MERGED) -> None:
+    claimed: what belongs to the task besides, and which interfaces do (claim.make).
+    """
+
+    def __init__(self, wanted: Iterable[Block], state: str = MERGED, claimed: Claim | None = None) -> None:
         self.wanted = list(wanted)
-        self._headers = {_positive(block.header) for block in self.wanted}
+        self.leftovers = list(claimed.leftovers) if claimed else []
+        self._headers = {_positive(block.header) for block in self.wanted + self.leftovers}
         self._routes = {key for header in self._headers if (key := route_key(header))}
         going = self.wanted if state == DELETED else [b for b in self.wanted if b.header.startswith("no ")]
         self.removed = {_positive(b.header).split()[1] for b in going if is_virtual(_positive(b.header))}
+        if state == DELETED and claimed is not None and claimed.ours is not None:
+            self.removed &= claimed.ours
+        """Names of the interfaces that go as a whole."""
 
     def touches(self, block: Block) -> bool:
         header = _positive(block.header)
@@ -66,9 +74,10 @@ def make(running: list[Block], wanted: list[Block], state: str, scope: Scope | N
     before = scope.of(running)
     have, target = _tree(render(before)), _tree(render(before))
     if state == MERGED:
+        _delete(target, scope.leftovers, scope.removed)
         _merge(target, _tree(render(wanted)))
     else:
-        _delete(target, wanted)
+        _delete(target, [*wanted, *scope.leftovers], scope.removed)
     for child in list(target.children):
         if any(leaves_by(child.text, name) for name in scope.removed):
             child.delete()
@@ -96,6 +105,11 @@ def _between(have: Any, target: Any) -> Plan:
     return Plan(commands=tuple(work.remediation_config.dump_simple(sectional_exiting=True)),
                 undo=tuple(work.rollback_config.dump_simple(sectional_exiting=True)),
                 before=_text(have), after=_text(target))
+
+
+def shown(blocks: Iterable[Block]) -> str:
+    """Blocks as text, in the form of Plan.before and Plan.after."""
+    return _text(_tree(render(blocks)))
 
 
 def _text(tree: Any) -> str:
@@ -150,8 +164,8 @@ def _negate(target: Any, text: str) -> None:
         target.add_child(text)
 
 
-def _delete(target: Any, wanted: list[Block]) -> None:
-    """Take away what `wanted` holds: whole sections that can go, single lines of those that cannot."""
+def _delete(target: Any, wanted: list[Block], whole: set[str]) -> None:
+    """Take away what `wanted` holds: single lines of interfaces, but those named in `whole`; anything else entirely."""
     for block in wanted:
         if block.header.startswith("no "):
             continue
@@ -161,7 +175,7 @@ def _delete(target: Any, wanted: list[Block]) -> None:
             held = next((child for child in target.children if route_key(child.text) == route), None)
         if held is None:
             continue
-        if not block.header.startswith("interface ") or is_virtual(block.header):
+        if not block.header.startswith("interface ") or block.header.split()[1] in whole:
             held.delete()
             continue
         for child in _tree(block.text()).children.get(block.header).children:

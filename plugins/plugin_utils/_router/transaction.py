@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.errors import ApplyError, NetworkError
-from ansible_collections.tunnelbroker.tsp.plugins.plugin_utils._router import blocks, plan, probe, rules
+from ansible_collections.tunnelbroker.tsp.plugins.plugin_utils._router import blocks, claim, plan, probe, rules
 from ansible_collections.tunnelbroker.tsp.plugins.plugin_utils._router.device import Device, Lost, Refused
 
 SAVE_CHANGED, SAVE_NEVER, SAVE_ALWAYS = "changed", "never", "always"
@@ -32,6 +32,8 @@ class Task:
     save: str = SAVE_CHANGED
     probe: probe.Probe | None = None
     check: bool = False
+    mark: str | None = None
+    """How the description of a tunnel of ours begins (claim.py)."""
 
 
 @dataclass
@@ -66,7 +68,7 @@ class _Run:
     def __init__(self, device: Device, task: Task) -> None:
         self.device, self.task = device, task
         self.wanted = plan.wanted_blocks(task.text)
-        self.scope = plan.Scope(self.wanted, task.state)
+        self.scope = plan.Scope(self.wanted, task.state)  # as far as the text alone tells
         self.before: list[blocks.Block] = []
         self.outcome = Outcome()
         self.entered = False
@@ -74,6 +76,7 @@ class _Run:
 
     def run(self) -> Outcome:
         self.before = blocks.parse(self.device.running())
+        self._claim()
         self._drop_what_holds()
         made = plan.make(self.before, self.wanted, self.task.state, self.scope)
         out = self.outcome
@@ -85,6 +88,14 @@ class _Run:
         self._prove()
         self._save(now)
         return out
+
+    def _claim(self) -> None:
+        """See what on the device is ours. Raises LocalError `interface_taken`."""
+        claimed = claim.make(self.before, self.wanted, self.task.mark, self.task.state == plan.DELETED)
+        self.wanted = list(claimed.wanted)
+        self.scope = plan.Scope(self.wanted, self.task.state, claimed)
+        self.outcome.warnings += [f"{name} is not of this task: its description does not begin with {self.task.mark!r}. It was left "
+                                  "as it is." for name in claimed.foreign]
 
     def _drop_what_holds(self) -> None:
         """Leave out wanted lines that the device does not show because they say what holds anyway: it is asked."""
@@ -115,7 +126,7 @@ class _Run:
         now = blocks.parse(self.device.running())
         shown = self.scope.of(now)
         self.outcome.changed = not blocks.same(shown, self.scope.of(self.before))
-        self.outcome.after = blocks.render(shown)
+        self.outcome.after = plan.shown(shown)
         if not self.outcome.changed:
             self.outcome.undo = []
         if self.task.state == plan.MERGED:
