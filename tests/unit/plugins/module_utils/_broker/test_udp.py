@@ -123,3 +123,18 @@ def test_a_session_with_its_last_copies_far_apart_goes_on(peers: Peers) -> None:
         peers.tick(seconds)
         assert peers.say(CREATE, 2, stamp) == granted
     assert peers.say(ACCEPT, 3, 37_000) == [b""] and len(peers.table) == 1
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.2, 3.0, 20.0])
+@pytest.mark.parametrize("stamp", [2, 370, 373, 998])
+def test_another_session_from_the_same_port_works_at_once(peers: Peers, pause: float, stamp: int) -> None:
+    """A client that was started again, or another one to which a NAT gave the port: same numbers, time stamps of 0 to 999 again."""
+    for number, text in enumerate((VERSION, ANONYMOUS, CREATE, ACCEPT)):
+        assert peers.say(text, number, 371 + 3 * number)
+    assert len(peers.logged("tunnel_opened")) == 1
+    peers.mono += pause
+    said = [peers.say(text, number, stamp + 3 * number)[0] for number, text in enumerate((
+        VERSION, b"AUTHENTICATE PLAIN\r\n\0", b"\0alice\0secret1\r\n", CREATE, ACCEPT))]
+    assert said[0].startswith(b"CAPABILITY") and said[1:3] == [b"", b"200 Success\r\n"] and b"200 Success" in said[3] and said[4] == b""
+    assert [line["owner"] for line in peers.logged("tunnel_opened")] == ["anonymous:192.0.2.7#40000", "user:alice"]
+    assert len(peers.table) == 1, "the tunnel of whoever had the port before stands in the way"
