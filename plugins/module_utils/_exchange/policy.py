@@ -44,7 +44,8 @@ def transports_for(mode: str, wanted: str) -> tuple[str, ...]:
     """In order. Raises LocalError `invalid_option` for v6udpv4 over TCP."""
     if mode == "v6udpv4":
         if wanted == "tcp":
-            raise LocalError("invalid_option", "transports: mode v6udpv4 exists over UDP only.", "Use transports: auto, or another mode.")
+            raise LocalError("invalid_option", "Mode v6udpv4 exists over UDP only, and TCP was asked for.",
+                             "Let transport be auto, or use another mode.")
         return ("udp",)
     return ("udp", "tcp") if wanted == "auto" else (wanted,)
 

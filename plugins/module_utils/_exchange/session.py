@@ -219,9 +219,7 @@ class Session:
             self._fail(deadline_passed(self._limits.total))
             return
         if now >= self._limits.until:
-            self._fail(NetworkError("went_silent" if self._outcome.answered else "no_answer",
-                                    "The broker did not come to an end in the half of the time that this transport had.",
-                                    "Raise the deadline, or look whether something on the way drops part of the packets."))
+            self._fail(_gave_way(self._outcome))
             return
         wanted = self._client.next_timer()
         self._drive(self._client.handle_timer if wanted is not None and now >= wanted else None, now)
@@ -241,6 +239,14 @@ class Session:
             self._outcome.quirks = dict(self._client.quirks)
             self._outcome.repeated = self._client.repeated
         self.done.set_result(None)
+
+
+def _gave_way(outcome: Outcome) -> NetworkError:
+    """The rest of the time is another transport's."""
+    over = outcome.target.transport.upper()
+    code, what = ("went_silent", "answered, and came to no end") if outcome.answered else ("no_answer", "did not answer")
+    return NetworkError(code, f"The broker {what} over {over} in the half of the time that was for it.",
+                        f"Check that the broker runs, and that {over} is let through in both directions.")
 
 
 def deadline_passed(total: float) -> NetworkError:
