@@ -157,6 +157,10 @@ def test_flow_labels_are_cleared(net: Net, agent: Agent) -> None:
 def test_two_agents_of_one_name_do_not_fight(net: Net, agent: Agent) -> None:
     second = agent.host.run(sys.executable, str(net.program), "--config", "/etc/tsp/tsp.json", "--foreground", check=False)
     assert second.returncode == 1 and "holds /run/tsp-tsp/tsp.pid already" in second.stderr
+    agent.host.run("sh", "-c", "echo x > /run/tsp-tsp/tsp.log")
+    second = agent.host.run(sys.executable, str(net.program), "--config", "/etc/tsp/tsp.json", check=False)
+    assert second.returncode == 1 and "holds /run/tsp-tsp/tsp.pid already" in second.stderr
+    agent.host.run("rm", "/run/tsp-tsp/tsp.log")
     assert agent.wait_up() and ping(agent.host, "2001:db8:f::1")
 
 
@@ -197,6 +201,9 @@ def test_a_foreign_device_is_not_touched(net: Net) -> None:
         with net.agent() as agent:
             assert agent.process.wait(30) == 1
             assert "is not of this agent" in agent.log()
+            background = agent.host.run(sys.executable, str(net.program), "--config", "/etc/tsp/tsp.json", check=False)
+            assert background.returncode == 1 and "is not of this agent" in background.stderr
+            assert agent.host.run("ls", "/run/tsp-tsp", check=False).returncode != 0, "whoever started it knows the reason"
         assert net.host.ip_json("link show dev tsp0")
     finally:
         net.host.ip("link del tsp0")

@@ -74,18 +74,20 @@ class Starter:
         self._say(b"ok")
         _notify("READY=1")
 
-    def failed(self, message: str) -> None:
-        """We end, and why."""
-        self._say(message.encode("utf-8", "replace")[:4000])
+    def failed(self, message: str) -> bool:
+        """We end, and why. Returns whether somebody was there to hear it."""
+        return self._say(message.encode("utf-8", "replace")[:4000])
 
-    def _say(self, words: bytes) -> None:
-        if self._pipe is not None:
-            try:
-                os.write(self._pipe, words)
-            except OSError:
-                pass
-            os.close(self._pipe)
-            self._pipe = None
+    def _say(self, words: bytes) -> bool:
+        if self._pipe is None:
+            return False
+        pipe, self._pipe = self._pipe, None
+        try:
+            return os.write(pipe, words) > 0
+        except OSError:
+            return False
+        finally:
+            os.close(pipe)
 
 
 def into_background() -> Starter:

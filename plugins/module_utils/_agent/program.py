@@ -51,8 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{PROGRAM}: {exc}\n")
         return 1
     log = logging.getLogger(PROGRAM)
+    locked = False
     try:
         with Lock(config.runtime_file("pid")):
+            locked = True
             _set_up_log(log, config, arguments.foreground)
             try:
                 asyncio.run(_serve(config, log, starter))
@@ -61,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _remove(config, "log", "log.1")
     except TspError as exc:
         log.error("%s", exc)
-        starter.failed(f"{PROGRAM}: {exc}")
+        if starter.failed(f"{PROGRAM}: {exc}") and locked:
+            _remove(config, "log", "log.1")
         return 1
     except Exception as exc:
         log.exception("a defect of the agent")

@@ -53,9 +53,9 @@ class Completed:
 
     @property
     def words(self) -> str:
-        """What the command said, on one line, for an error message."""
+        """What the command said, on one line and without a full stop, for an error message."""
         said = (self.stderr.strip() or self.stdout.strip()).splitlines()
-        return " / ".join(line.strip() for line in said[-3:])[:400] or f"exit code {self.rc}"
+        return " / ".join(line.strip() for line in said[-3:])[:400].rstrip(".") or f"exit code {self.rc}"
 
 
 class Runner(Protocol):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.tunnelbroker.tsp.plugins.module_utils._apply.runner import HostRunner, being_written
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._apply.runner import Completed, HostRunner, being_written
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.errors import ApplyError
 from ansible_collections.tunnelbroker.tsp.tests.unit.plugins.module_utils._apply._hosts import FakeRunner
 
@@ -151,3 +151,8 @@ def test_host_gives_commands_nothing_of_ours(monkeypatch: pytest.MonkeyPatch) ->
 def test_host_stops_waiting() -> None:
     done = HostRunner().run(["/bin/sleep", "60"], timeout=0.05)
     assert done.rc == 124 and "0.05 seconds" in done.words
+
+
+def test_what_a_command_said_fits_into_a_sentence() -> None:
+    assert Completed(("x",), 1, "out\n", "first\nDo this.\n").words == "first / Do this"
+    assert Completed(("x",), 3).words == "exit code 3"

@@ -77,6 +77,13 @@ def test_a_second_run_sends_nothing(router: Router) -> None:
     assert second.before == second.after
 
 
+def test_the_diff_shows_nothing_that_did_not_change(router: Router) -> None:
+    """Not even the `no ip address` with which IOS says that there is none."""
+    router.run("interface GigabitEthernet0/1\n shutdown")
+    outcome = router.run()
+    assert "no ip address" in router.device.running and "no ip address" not in outcome.before + outcome.after
+
+
 def test_check_mode_predicts_and_enters_nothing(router: Router) -> None:
     before = router.device.running
     predicted = router.run(check=True, probe=DEAD)
@@ -230,7 +237,8 @@ def test_output_a_byte_at_a_time(ssh: EmulatorThread) -> None:
 
 
 @pytest.mark.parametrize(("more", "code"), [
-    ({"password": "wrong-canary"}, "login_refused"), ({"secret": "wrong-canary"}, "enable_failed"), ({"secret": None}, "enable_failed"),
+    ({"password": "wrong-canary"}, "login_refused"), ({"password": None}, "login_incomplete"),
+    ({"secret": "wrong-canary"}, "enable_failed"), ({"secret": None}, "enable_failed"),
     ({"check_host_key": True}, "host_key_unknown"), ({"port": 1}, "device_unreachable"),
     ({"host": "no-such-host.invalid"}, "device_unreachable"),
     ({"check_host_key": True, "known_hosts": "/nonexistent/known_hosts"}, "known_hosts_missing"),
