@@ -132,13 +132,23 @@ def _moved_to(lease: Lease, options: ExchangeOptions) -> Address | None:
     grant = lease.grant
     client, server = grant.outer_address(grant.client), grant.outer_address(grant.server)
     named = lease.request.client_ipv6 if grant.mode == "v4v6" else lease.request.client_ipv4
-    if grant.mode == "v6udpv4" or lease.request.proxy or named is not None or server is None or lease.local_address != client:
+    if client is None or grant.mode == "v6udpv4" or lease.request.proxy or named is not None or lease.local_address != client:
         return None
-    now = own_address(server, Source.of(options))
-    if now is None or now == client:
+    peer = server
+    if is_own(client) and options.source_address is None:
+        # One of several now. What would be asked with is known only towards the broker itself, which may be elsewhere than its end of
+        # the tunnel; and IPv6 hosts change their temporary addresses by themselves, keeping the old ones for what was begun with them.
+        peer = _literal(lease.broker) if client.version == 4 else None
+    now = None if peer is None or peer.version != client.version else own_address(peer, Source.of(options))
+    return None if now == client else now
+
+
+def _literal(broker: str) -> Address | None:
+    """The address in the name of a broker; None where it has a real name: looking that up would send packets."""
+    try:
+        return parse_broker(broker).address
+    except LocalError:
         return None
-    # IPv6 hosts change their temporary addresses by themselves and keep the old ones for what was begun with them.
-    return None if client is None or (client.version == 6 and is_own(client)) else now
 
 
 def _from_one_of(lease: Lease, options: ExchangeOptions) -> bool:

@@ -176,8 +176,9 @@ def at(mode="v6v4", client="127.0.0.5", local="127.0.0.5", request=None, **optio
 
 
 @pytest.mark.parametrize("options, granted", [
-    ({"mode": "v6v4"}, at()),
-    ({"mode": "v6anyv4"}, at()),
+    ({"mode": "v6v4"}, at(client="198.51.100.7", local="198.51.100.7")),
+    ({"mode": "v6anyv4"}, at(client="198.51.100.7", local="198.51.100.7")),
+    ({"mode": "v6v4", "broker": ["127.0.0.1:77"]}, at()),  # both are this host's, and the kernel would not take the old one
     ({"mode": "v4v6"}, at("v4v6", "2001:db8::7", "2001:db8::7")),
     ({"mode": "v6v4", "source_address": "127.0.0.6"}, at()),
 ])
@@ -186,15 +187,18 @@ def test_a_host_that_has_another_address_now_asks_again(task, options, granted):
     task(**options)
     predicted = task(check_mode=True, **options)
     assert predicted["changed"] is True and "and this host is now at " in predicted["reason"]
-    task.broker.changes = at("v4v6", "::1", "::1") if options["mode"] == "v4v6" else at(client="127.0.0.1", local="127.0.0.1")
-    assert task(**{**options, "source_address": None})["changed"] is True
-    assert task(**{**options, "source_address": None})["changed"] is False
+    now = "::1" if options["mode"] == "v4v6" else options.get("source_address", "127.0.0.1")
+    task.broker.changes = at(options["mode"], now, now) if options["mode"] == "v4v6" else at(client=now, local=now)
+    assert task(**options)["changed"] is True
+    assert task(**options)["changed"] is False
     assert task.packets == ["create", "create"]
 
 
 @pytest.mark.parametrize("options, granted", [
     ({"mode": "v6v4"}, at(client="127.0.0.1", local="127.0.0.1")),
+    ({"mode": "v6v4"}, at()),  # the way to the broker may be another than that to its end of the tunnel
     ({"mode": "v6v4", "source_address": "127.0.0.5"}, at()),
+    ({"mode": "v6v4", "broker": ["127.0.0.1"], "source_address": "127.0.0.5"}, at()),
     ({"mode": "v6v4"}, at(client="198.51.100.7")),  # a NAT stood between, as it does now
     ({"mode": "v6v4"}, at(local=None)),  # a lease of an earlier release
     ({"mode": "v6v4", "client_ipv4": "198.51.100.7"}, at(client="198.51.100.7", local="198.51.100.7")),
@@ -211,11 +215,12 @@ def test_a_host_that_did_not_move_does_not_ask_again(task, options, granted):
 
 def test_an_ipv6_host_with_a_new_temporary_address_keeps_what_it_began_with_the_old_one(task, monkeypatch):
     task.broker.changes = at("v4v6", "::1", "::1")
-    task(mode="v4v6")
+    options = {"mode": "v4v6", "broker": ["[::1]:77"]}
+    task(**options)
     monkeypatch.setattr(tunnel_task, "own_address", lambda _peer, _source: ip_address("2001:db8::99"))
-    assert task(mode="v4v6")["changed"] is False
+    assert task(**options)["changed"] is False
     monkeypatch.setattr(tunnel_task, "is_own", lambda _address: False)
-    assert "now at 2001:db8::99" in task(mode="v4v6", check_mode=True)["reason"]
+    assert "now at 2001:db8::99" in task(**options, check_mode=True)["reason"]
 
 
 def test_strict_asks_again_where_the_prefix_was_another_than_asked(task):
