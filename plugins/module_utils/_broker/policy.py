@@ -78,6 +78,8 @@ class Policy:
         self.log = log
         self.offered = offered
         self.failures = FailureWindow(config.limits.auth_failures_per_minute)
+        self.elsewhere: frozenset[Address] = frozenset()
+        """Configured outer addresses that this host does not have: it is behind a NAT that maps them, one to one."""
         self._clock = clock
         self._mono = mono
         self._defer = defer
@@ -101,8 +103,13 @@ class Policy:
         redirect = self.config.redirect
         if redirect is None or redirect.at != step:
             return ()
-        own = (*self.config.listen.addresses, *((context.local,) if context.local is not None else ()))
-        return tuple(b for b in redirect.brokers if not is_self(b, self.config.name, context.port, own))
+        return tuple(b for b in redirect.brokers if not is_self(b, self.config.name, context.port, self._own(context)))
+
+    def _own(self, context: Context) -> tuple[Address, ...]:
+        """Every outer address of ours that is known."""
+        addresses = self.config.addresses
+        known = (*self.config.listen.addresses, addresses.outer_ipv4, addresses.outer_ipv6, context.local)
+        return tuple(address for address in known if address is not None)
 
     def lookup(self, session: ServerSession, username: str) -> Account | None:
         """See Backend. Looks at the failures again: many sessions may have come so far before the first of them failed."""
@@ -139,11 +146,9 @@ class Policy:
     def create(self, session: ServerSession, request: TunnelRequest, named: Address | None, context: Context) -> Grant:
         """See Backend."""
         account = self._account(session)
-        own = [a for a in (*self.config.listen.addresses, self.config.addresses.outer_ipv4, self.config.addresses.outer_ipv6, context.local)
-               if a is not None]
         modes = [mode for mode in self.config.modes if mode in self.registry.plane.modes]
         placement = place(request, named, session.transport, session.peer, offered=modes,
-                          may_proxy=account is not None and account.proxy, own=own)
+                          may_proxy=account is not None and account.proxy, own=self._own(context))
         owner = owner_of(account, placement.outer, placement.port)
         if context.pending is not None:
             self._undo(context.pending)
@@ -219,14 +224,23 @@ class Policy:
         rule = self.config.keepalive
         return max(rule.minimum, min(request.keepalive_interval or rule.interval, rule.maximum))
 
+    def _outer(self, version: int) -> Address | None:
+        """The outer address that is configured."""
+        return self.config.addresses.outer_ipv4 if version == 4 else self.config.addresses.outer_ipv6
+
     def _local(self, placement: Placement, context: Context) -> Address | None:
-        """Our outer end of the tunnel."""
+        """Where our packets come from: what the client spoke to with v6udpv4, for its socket and its NAT know nothing else; otherwise
+        the configured address, which the client is told. None leaves it to the kernel."""
         version = placement.outer.version
-        configured = self.config.addresses.outer_ipv4 if version == 4 else self.config.addresses.outer_ipv6
-        candidates = [configured, context.local, *self.config.listen.addresses]
-        for address in candidates:
+        configured = self._outer(version)
+        known = [context.local, *self.config.listen.addresses]
+        if configured is not None and placement.mode != "v6udpv4" and configured not in self.elsewhere:
+            known.insert(0, configured)
+        for address in known:
             if address is not None and address.version == version and not address.is_unspecified:
                 return address
+        if configured is not None:
+            return None
         raise Refusal(status.SERVER_SIDE_ERROR, f"set addresses.outer_ipv{version}: this client came over the other family")
 
     def _allocate(self, pending: Pending, account: Account | None, request: TunnelRequest) -> None:
@@ -264,11 +278,12 @@ class Policy:
     def _grant(self, lease: StoredLease, account: Account | None) -> Grant:
         """What the client is told of a lease."""
         addresses, v4v6 = self.config.addresses, lease.mode == "v4v6"
+        outer = self._outer(lease.outer.version) or lease.local
         name = client_name(lease, account, self.config.dns_domain)
         if v4v6:
-            client, server = Endpoint(lease.ipv4, lease.outer, name), Endpoint(addresses.inner_ipv4, lease.local)  # type: ignore[arg-type]
+            client, server = Endpoint(lease.ipv4, lease.outer, name), Endpoint(addresses.inner_ipv4, outer)  # type: ignore[arg-type]
         else:
-            client, server = Endpoint(lease.outer, lease.ipv6, name), Endpoint(lease.local, addresses.inner_ipv6)  # type: ignore[arg-type]
+            client, server = Endpoint(lease.outer, lease.ipv6, name), Endpoint(outer, addresses.inner_ipv6)  # type: ignore[arg-type]
         inner = addresses.inner_ipv4 if v4v6 else addresses.inner_ipv6
         prefix: Any = (lease.prefix4 if v4v6 else lease.prefix6) if lease.router else None
         try:

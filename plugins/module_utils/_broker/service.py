@@ -123,6 +123,7 @@ class Broker:
         self.policy = Policy(config, self.store, book, inventory, self.registry, log, offered=offered,
                              defer=lambda function: loop.call_later(SAVE_AFTER, function))
         stack.callback(self.policy.flush)
+        self.policy.elsewhere = self._elsewhere()
         self.follower = Follower(self.table, config.addresses.inner_ipv6, self.udp.send, self.policy.move, os.urandom)
         self._reserve()
         self.policy.purge_released()
@@ -208,6 +209,20 @@ class Broker:
             if not on:
                 self.log.warning("forwarding_off", why=f"this host does not forward IPv{version}: clients reach the broker, but nothing "
                                  f"beyond it. Set {families[version].replace('/', '.')}=1 with sysctl.")
+
+    def _elsewhere(self) -> frozenset[Address]:
+        """Configured outer addresses that this host does not have. Right behind a NAT, else the commonest slip of the pen."""
+        found: list[Address] = []
+        for address in (self.config.addresses.outer_ipv4, self.config.addresses.outer_ipv6):
+            if address is None:
+                continue
+            try:
+                with socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_DGRAM) as one:
+                    one.bind((str(address), 0))
+            except OSError:
+                found.append(address)
+                self.log.info("outer_elsewhere", address=str(address), why="this host does not have it: a NAT must map it to this host")
+        return frozenset(found)
 
     # ---- while it runs ----
 

@@ -359,6 +359,21 @@ def test_a_proxy_over_the_other_family_needs_our_address_of_that_family(tmp_path
     told.store.close()
 
 
+@pytest.mark.parametrize(("mode", "elsewhere", "source"), [
+    ("v6udpv4", False, "192.0.2.1"), ("v6udpv4", True, "192.0.2.1"), ("v6v4", False, "192.0.2.200"), ("v6v4", True, "192.0.2.1")])
+def test_the_configured_outer_address_is_told_and_used_where_it_can_be(tmp_path: Path, mode: str, elsewhere: bool, source: str) -> None:
+    """A v6udpv4 client is answered from where it spoke to, whatever it is told; so is everybody where a NAT has our address."""
+    world = World(tmp_path, addresses={"outer_ipv4": "192.0.2.200"})
+    if elsewhere:
+        world.policy.elsewhere = frozenset((ip_address("192.0.2.200"),))
+    assert world.come(mode=mode).server.ipv4 == IPv4Address("192.0.2.200")
+    end, = world.table.by_lease.values()
+    assert end.local == source
+    session, context = world.session("alice")
+    assert world.policy.info(session, context).server.ipv4 == IPv4Address("192.0.2.200")
+    world.store.close()
+
+
 def test_a_full_disk_refuses_and_keeps_what_was(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     before = world.come(host_type="router", prefix_length=48)
 
@@ -416,7 +431,10 @@ def test_redirects_never_name_this_broker(tmp_path: Path) -> None:
     named = [b.address for b in world.policy.redirect(session, "create", Context(ip_address("192.0.2.55"), 3653))]
     assert named == ["192.0.2.1", "other.example"]
     assert world.policy.redirect(session, "version", Context(None, 3653)) == ()
-    world.store.close()
+    mapped = world.again(tmp_path, redirect=redirect, listen={"addresses": ["0.0.0.0"]}, addresses={"outer_ipv4": "192.0.2.55"})
+    named = [b.address for b in mapped.policy.redirect(session, "create", Context(ip_address("10.0.0.2"), 3653))]
+    assert named == ["192.0.2.1", "other.example"], "behind a NAT, too, we are what clients know us by"
+    mapped.store.close()
 
 
 @pytest.mark.parametrize(("user", "name"), [("alice", "alice.tunnels.example"), ("Alice", "alice.tunnels.example"), ("a.b", None),

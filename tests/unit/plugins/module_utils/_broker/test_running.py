@@ -150,6 +150,17 @@ def test_data_from_another_port_is_not_taken(broker: RunningBroker) -> None:
             thief.recv(100)
 
 
+@pytest.mark.parametrize("listen", ["127.0.0.1", "0.0.0.0"])
+@pytest.mark.parametrize("outer", ["127.0.0.9", "192.0.2.77"], ids=["of this host", "of a NAT before it"])
+def test_packets_flow_whatever_outer_address_is_told(tmp_path: Path, listen: str, outer: str) -> None:
+    with broker_in_thread(tmp_path, {"listen": {"addresses": [listen]}, "addresses": {"outer_ipv4": outer}}) as broker, \
+            asking(broker.host, broker.port, mode="v6udpv4") as outcome:
+        assert str(outcome.grant.server.ipv4) == outer
+        outcome.socket.send(make.ping6(str(outcome.grant.client.ipv6), "2001:db8:f::1"))
+        assert outcome.socket.recv(2048)[40] == 129
+        assert [line["address"] for line in broker.log_lines("outer_elsewhere")] == ([outer] if outer == "192.0.2.77" else [])
+
+
 def test_clients_reach_each_other_and_the_second_login_expels_the_first(broker: RunningBroker) -> None:
     with asking(broker.host, broker.port, mode="v6udpv4") as alice, \
             asking(broker.host, broker.port, user="bob", mode="v6udpv4", host_type="router") as bob:
