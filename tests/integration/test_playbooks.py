@@ -129,6 +129,16 @@ def test_the_whole_way_and_back(fleet: Fleet) -> None:
     assert run.returncode == 0 and run.changed == 0, run.output
 
 
+@pytest.mark.parametrize("playbook", ["provision", "render", "teardown"])
+def test_a_group_says_which_hosts_are_meant(playbook: str, tmp_path: Path) -> None:
+    ansible = Ansible(tmp_path)
+    everybody: dict[str, Any] = {"all": {"hosts": {"db": {}}, "children": {"tunnels": {"hosts": {"r1": {}}}}}}
+    for name, meant in (("tunnels", ["r1"]), ("others", ["db", "r1"])):
+        everybody["all"]["children"] = {name: {"hosts": {"r1": {}}}}
+        run = ansible.playbook(f"tunnelbroker.tsp.{playbook}", "--list-hosts", inventory=ansible.write_inventory(everybody))
+        assert sorted(set(run.output.split()) & {"db", "r1"}) == meant, run.output
+
+
 def test_leases_hold_no_secret(fleet: Fleet) -> None:
     secrets: list[Any] = [fleet.setting.password, WRONG]
     for path in fleet.ansible.folder.rglob("*"):
