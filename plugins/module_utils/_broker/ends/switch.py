@@ -70,7 +70,10 @@ class Switch:
                 self._to_uplink(packet)
             return
         other = self.table.towards(destination)
-        if other is not None:
+        if other is end:
+            # Its prefix has no such host, and its router sends that back to us: it would come again until its hop limit ends.
+            self._unreachable(packet, end)
+        elif other is not None:
             # Where the hop limit ends here, the kernel behind the uplink knows how to say so.
             onward = icmp.one_hop_less(packet)
             if onward is None:

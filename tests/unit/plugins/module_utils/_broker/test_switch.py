@@ -111,6 +111,13 @@ def test_an_address_of_ours_where_nobody_is_answers_unreachable_and_does_not_loo
     assert IPv6Address(world.up[0][24:40]) == IPv6Address(OUTSIDE)
 
 
+def test_what_a_client_sends_to_itself_does_not_go_round(world: World) -> None:
+    """A router without a covering route sends what its LAN does not have up the tunnel."""
+    world.switch.from_client(world.bob, make.udp6("2001:db8:8000::5", "2001:db8:8000::77"))
+    (to, error), = world.sent
+    assert to == 2 and error[40:42] == b"\x01\x03" and error[24:40] == IPv6Address("2001:db8:8000::5").packed and not world.up
+
+
 def test_errors_are_not_a_flood(world: World) -> None:
     for _again in range(1000):
         world.switch.from_uplink(make.udp6(OUTSIDE, "2001:db8:9000::1"))
