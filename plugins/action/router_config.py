@@ -31,7 +31,7 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         args = plain(dict(self._task.args))
         secrets: list[str] = []
-        result.update(guarded(lambda: self._work(args, task_vars or {}, secrets)))
+        result.update(guarded(lambda: self._work(args, task_vars or {}, secrets), (AnsibleError,)))
         result.pop("attempts", None)  # of exchanges with brokers; there is none here
         return dict(options.scrubbed(result, secrets))
 

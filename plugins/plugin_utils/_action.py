@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from ansible.errors import AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.module_utils.common.parameters import remove_values
 from ansible.plugins.action import ActionBase
@@ -43,7 +44,8 @@ class ExchangeAction(ActionBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         host = Host.of(str(getattr(self._connection, "_load_name", None) or self._connection.transport), task_vars)
         args = plain(dict(self._task.args))
-        result.update(guarded(lambda: self._work(args, host, task_vars)))
+        # An unreachable host, a refused become: Ansible's own errors are for Ansible.
+        result.update(guarded(lambda: self._work(args, host, task_vars), (AnsibleError,)))
         if not self._task.diff:
             result.pop("diff", None)
         return result

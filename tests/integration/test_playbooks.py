@@ -139,6 +139,18 @@ def test_a_group_says_which_hosts_are_meant(playbook: str, tmp_path: Path) -> No
         assert sorted(set(run.output.split()) & {"db", "r1"}) == meant, run.output
 
 
+@pytest.mark.parametrize("playbook", ["provision", "teardown"])
+def test_a_host_that_is_not_reached_is_called_so(playbook: str, tmp_path: Path) -> None:
+    ansible = Ansible(tmp_path)
+    hosts = {"gone": {"ansible_host": "127.0.0.1", "ansible_port": 1}, "poor": {"ansible_connection": "local", "tunnel_mode": "v7"}}
+    inventory = ansible.write_inventory({"all": {"hosts": hosts, "vars": {"tunnel_broker": ["127.0.0.1"], "tunnel_auth_method": "anonymous"}}})
+    run = ansible.playbook(f"tunnelbroker.tsp.{playbook}", inventory=inventory)
+    assert run.recap["gone"]["unreachable"] == 1 and run.recap["poor"]["failed"] == 1, run.output
+    table = run.output[run.output.index("device "):]
+    assert re.search(r"gone +- +- +- +- +no: not reached", table) and "v6anyv4" in table
+    assert "defect of the collection" not in run.output
+
+
 def test_leases_hold_no_secret(fleet: Fleet) -> None:
     secrets: list[Any] = [fleet.setting.password, WRONG]
     for path in fleet.ansible.folder.rglob("*"):

@@ -16,12 +16,14 @@ LONGEST = 4000
 """Characters of a message; the longest of ours quotes a server key."""
 
 
-def guarded(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What `work` returns, or the failed result of what it raised."""
+def guarded(work: Callable[[], dict[str, Any]], let_pass: tuple[type[Exception], ...] = ()) -> dict[str, Any]:
+    """What `work` returns, or the failed result of what it raised. let_pass: types that somebody further out understands."""
     try:
         return work()
     except TspError as exc:
         return failure(exc)
+    except let_pass:
+        raise
     except Exception as exc:
         return failure(_internal(exc))
 
