@@ -143,7 +143,8 @@ def test_a_group_says_which_hosts_are_meant(playbook: str, tmp_path: Path) -> No
 def test_a_host_that_is_not_reached_is_called_so(playbook: str, tmp_path: Path) -> None:
     ansible = Ansible(tmp_path)
     hosts = {"gone": {"ansible_host": "127.0.0.1", "ansible_port": 1}, "poor": {"ansible_connection": "local", "tunnel_mode": "v7"}}
-    inventory = ansible.write_inventory({"all": {"hosts": hosts, "vars": {"tunnel_broker": ["127.0.0.1"], "tunnel_auth_method": "anonymous"}}})
+    asked = {"tunnel_broker": ["127.0.0.1"], "tunnel_auth_method": "anonymous"}
+    inventory = ansible.write_inventory({"all": {"hosts": hosts, "vars": asked}})
     run = ansible.playbook(f"tunnelbroker.tsp.{playbook}", inventory=inventory)
     assert run.recap["gone"]["unreachable"] == 1 and run.recap["poor"]["failed"] == 1, run.output
     table = run.output[run.output.index("device "):]
