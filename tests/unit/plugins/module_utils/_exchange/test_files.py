@@ -114,7 +114,7 @@ def test_two_processes_that_add_keys_at_the_same_moment_lose_none(tmp_path):
 def test_a_key_that_another_process_stored_meanwhile_is_not_stored_twice_nor_replaced(tmp_path):
     path = tmp_path / "keys"
     options = ExchangeOptions(server_key_policy="accept_new", known_keys_file=str(path))
-    mine, same, other = (key_policy("broker.example", options) for _ in range(3))
+    mine, same, other = (key_policy("broker.example", options) for _number in range(3))
     mine(BLOB)
     same(BLOB)
     other(OTHER)
