@@ -44,7 +44,8 @@ class ActionModule(ActionBase):
         outcome = self._run(login, options.task(chosen, self._text(chosen), self._task.check_mode))
         result = {**outcome.to_dict(), **({"warnings": outcome.warnings} if outcome.warnings else {})}
         if self._task.diff:
-            result["diff"] = [{"before": outcome.before, "after": outcome.after, "before_header": f"{login.host} as it was",
+            before, after = options.without_secrets(outcome.before), options.without_secrets(outcome.after)
+            result["diff"] = [{"before": before, "after": after, "before_header": f"{login.host} as it was",
                                "after_header": f"{login.host} as it is"}]
         return result
 

@@ -107,7 +107,7 @@ attributes:
   diff_mode:
     support: full
     details:
-      - Shows the touched sections before and after.
+      - Shows the touched sections before and after, without the passwords and keys that stand in them.
   idempotent:
     support: full
   platform:

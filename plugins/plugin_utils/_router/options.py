@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Callable
 
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.errors import LocalError
@@ -34,6 +35,8 @@ ARGUMENT_SPEC: dict[str, Any] = {
 RULES = {"mutually_exclusive": [("lines", "content", "src")], "required_one_of": [("lines", "content", "src")]}
 NETWORK_OS = {"ios": "cisco_ios", "cisco.ios.ios": "cisco_ios", "cisco_ios": "cisco_ios", "iosxe": "cisco_xe", "cisco_xe": "cisco_xe"}
 """ansible_network_os -> netmiko's name of the platform."""
+_SECRET = re.compile(r"\b(password|secret|key-string|authentication-key|nhrp authentication|community|pre-shared-key|psk|"
+                     r"md5(?! key-string)) .*", re.IGNORECASE)
 
 
 def platform(option: str | None, network_os: str | None) -> str:
@@ -71,6 +74,11 @@ def login(options: dict[str, Any], variable: Callable[..., Any], check_host_key:
 def task(options: dict[str, Any], text: str, check: bool) -> Task:
     return Task(text=text, state=options["state"], save=options["save"], probe=Probe.of(options["probe"]), check=check,
                 mark=" ".join((options["mark"] or "").split()) or None)
+
+
+def without_secrets(text: str) -> str:
+    """A configuration to show to people: what follows a word that announces a secret is struck out, to the end of the line."""
+    return _SECRET.sub(r"\1 ********", text)
 
 
 def scrubbed(value: Any, secrets: list[str]) -> Any:
