@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 from .._tsp.errors import LocalError
@@ -20,6 +21,13 @@ HEADER = "# Lease of a tunnel, written by tunnelbroker.tsp.tunnel; changes are o
 def render(lease: Lease, form: str) -> str:
     """The text of a copy; form is json or yaml."""
     return HEADER + to_yaml(lease.to_dict()) if form == "yaml" else lease_text(lease)
+
+
+def check_place(params: dict[str, Any], lease_file: str) -> None:
+    """Raises LocalError `invalid_option` where the copy would take the place of the lease itself."""
+    if params.get("dest") and os.path.realpath(params["dest"]) == os.path.realpath(lease_file):
+        raise LocalError("invalid_option", f"dest is {lease_file}, where the lease itself is kept.",
+                         "Name another file, or leave dest out.")
 
 
 def check(params: dict[str, Any]) -> None:

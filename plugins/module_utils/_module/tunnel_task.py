@@ -58,6 +58,7 @@ def run(params: dict[str, Any], place: Place, *, check_mode: bool = False, excha
     params: as the argument spec `TUNNEL_SPEC` leaves them. Raises TspError.
     """
     checked_name(params)
+    copyfile.check_place(params, place.lease_file)
     work = _absent if params["state"] == "absent" else _present
     result = work(params, place, check_mode, exchange, now)
     result["warnings"] = place.warnings + result["warnings"]

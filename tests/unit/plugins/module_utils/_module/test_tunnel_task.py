@@ -291,6 +291,15 @@ def test_a_copy_where_it_is_wanted(task, form, reader):
     assert task(state="absent", **wanted)["changed"] is True and not dest.exists()
 
 
+@pytest.mark.parametrize("state", ["present", "absent"])
+def test_the_copy_never_takes_the_place_of_the_lease(task, state):
+    task()
+    before = everything_in(task.folder)
+    (task.folder / "link").symlink_to(task.file.parent)
+    result = task(state=state, dest=str(task.folder / "link" / task.file.name), dest_format="yaml")
+    assert result["error"]["code"] == "invalid_option" and everything_in(task.folder) == before
+
+
 def test_absent_never_deletes_a_file_at_dest_that_is_not_a_lease(task):
     dest = task.folder / "precious"
     dest.write_text("mine\n")
