@@ -230,8 +230,13 @@ class Broker:
         return Session(self.policy, self._server_config, transport, peer, local, self.port)
 
     def _packet(self, peer: tuple[str, int], data: bytes) -> None:
-        if not self.plane.from_udp(peer, data):
-            self.follower.stranger(peer, data, asyncio.get_running_loop().time())
+        if self.plane.from_udp(peer, data):
+            return
+        now = asyncio.get_running_loop().time()
+        if self.udp is not None and self.udp.confirm(peer, data, now):
+            self.plane.from_udp(peer, data)
+        else:
+            self.follower.stranger(peer, data, now)
 
     def _defect(self, text: str) -> None:
         self.log.error("defect", why=text)

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from .._tsp import status
+from .._tsp import states, status
 from .._tsp.errors import TspError
 from .._tsp.events import BrokerAddress
 from .._tsp.lease import Grant
@@ -54,6 +54,13 @@ class Session:
             context.why = context.why or why
         self.trace.received(payload)
         return server.data_to_send(now)
+
+    def confirm(self, packet: bytes, now: float) -> bool:
+        """An IPv6 packet from this peer: whether it comes out of the tunnel just granted, which is then in force."""
+        grant = self.server.session.grant
+        if self.server.state != states.CONFIRMING or grant is None or grant.mode != "v6udpv4" or grant.client.ipv6 is None:
+            return False
+        return packet[8:24] == grant.client.ipv6.packed and self.server.confirm(now)
 
     def answered(self, payload: bytes) -> None:
         """Note what was sent (without the UDP header); a refusal is reported at once."""

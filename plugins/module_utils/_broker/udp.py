@@ -143,6 +143,14 @@ class UdpAdapter:
                 return one.send(payload, peer, local)
         return False
 
+    def confirm(self, peer: tuple[str, int], packet: bytes, now: float) -> bool:
+        """A packet from where no end is open. Whether it opened one: the tunnel was granted there, and only the accept was lost."""
+        session = self.sessions.get(peer)
+        if session is None or not session.confirm(packet, now):
+            return False
+        self._finished[peer] = None
+        return True
+
     def _readable(self, one: UdpSocket) -> None:
         now = asyncio.get_running_loop().time()
         for _turn in range(BATCH):

@@ -140,6 +140,14 @@ def test_a_ping_through_the_tunnel_is_answered_as_it_came(broker: RunningBroker)
         until(lambda: counters["dropped_source"] == 1 and counters["dropped_link_local"] == 1)
 
 
+def test_a_tunnel_whose_accept_was_lost_works_with_its_first_packet(broker: RunningBroker, raw: socket.socket) -> None:
+    body = b'<tunnel action="create" type="v6udpv4" proxy="no"><client></client></tunnel>\r\n'
+    for number, text in enumerate((b"VERSION=2.0.1\r\n", b"AUTHENTICATE ANONYMOUS\r\n\0", b"Content-length: %d\r\n%s" % (len(body), body))):
+        exchange(raw, text, number)
+    raw.send(make.ping6("2001:db8:f::2", "2001:db8:f::1"))
+    assert raw.recv(2048)[40] == 129 and broker.log_lines("tunnel_opened")
+
+
 def test_data_from_another_port_is_not_taken(broker: RunningBroker) -> None:
     with asking(broker.host, broker.port, mode="v6udpv4") as outcome, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as thief:
         thief.connect((broker.host, broker.port))

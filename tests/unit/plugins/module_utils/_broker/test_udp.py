@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 import tracemalloc
 from collections.abc import Iterator
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._broker.session import Session
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._broker.udp import STALE, UdpAdapter
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.server import ServerConfig
+from ansible_collections.tunnelbroker.tsp.tests.unit.plugins.module_utils._broker import _packets as make
 from ansible_collections.tunnelbroker.tsp.tests.unit.plugins.module_utils._broker.test_policy import World
 
 VERSION = b"VERSION=2.0.1\r\n"
@@ -33,8 +35,8 @@ class Peers(World):
         super().__init__(folder)
         self.sent: list[tuple[bytes, tuple[str, int]]] = []
         self.policy.offered = frozenset(("ANONYMOUS", "PLAIN", "DIGEST-MD5"))
-        self.server_config = ServerConfig(rng=lambda n: bytes(n))
-        self.adapter = UdpAdapter(self._session, lambda _peer, _data: None, 3, lambda text: pytest.fail(text))
+        self.server_config = ServerConfig(rng=bytes)
+        self.adapter = UdpAdapter(self._session, lambda _peer, _data: None, 3, pytest.fail)
 
     def _session(self, transport: str, peer: tuple[str, int], local: Any) -> Session:
         return Session(self.policy, self.server_config, transport, peer, local, 3653)
@@ -138,3 +140,21 @@ def test_another_session_from_the_same_port_works_at_once(peers: Peers, pause: f
     assert said[0].startswith(b"CAPABILITY") and said[1:3] == [b"", b"200 Success\r\n"] and b"200 Success" in said[3] and said[4] == b""
     assert [line["owner"] for line in peers.logged("tunnel_opened")] == ["anonymous:192.0.2.7#40000", "user:alice"]
     assert len(peers.table) == 1, "the tunnel of whoever had the port before stands in the way"
+
+
+def test_a_packet_through_the_tunnel_stands_for_a_lost_accept(peers: Peers) -> None:
+    peer = ("192.0.2.7", 40000)
+    for number, text in enumerate((VERSION, ANONYMOUS, CREATE)):
+        granted = peers.say(text, number)
+    inner = "2001:db8:f::2"
+    assert b"2001:0db8:000f:0000:0000:0000:0000:0002" in granted[0]
+    for packet, end in ((make.udp6("2001:db8:f::3", "2001:db8:1::1"), peer), (make.udp6(inner, "2001:db8:1::1"), ("192.0.2.7", 40001)),
+                        (b"\x60", peer)):
+        assert not peers.adapter.confirm(end, packet, peers.mono)
+    assert not peers.table.by_lease
+    assert peers.adapter.confirm(peer, make.udp6(inner, "2001:db8:1::1"), peers.mono)
+    assert peers.table.by_outer[peer].inner_address == IPv6Address(inner) and len(peers.logged("tunnel_opened")) == 1
+    assert peers.say(ACCEPT, 3) == [b""], "the accept came after all"
+    assert not peers.adapter.confirm(peer, make.udp6("2001:db8:f::3", "2001:db8:1::1"), peers.mono)
+    peers.tick(60)
+    assert len(peers.table) == 1 and len(peers.logged("tunnel_opened")) == 1 and not peers.logged("session_failed")
