@@ -32,6 +32,8 @@ VERSIONS = ("2.0.2", "2.0.1", "2.0.0")
 OLD_VERSIONS = ("1.0.1",)
 """TCP only, and without v6udpv4 and v4v6 (tsp-protocol.md section 2)."""
 WITHOUT_OLD = ("v6udpv4", "v4v6")
+MOST_AGAIN = 3
+"""How often a session is begun again because answers were lost on the way: some brokers cannot repeat one."""
 TURN_MARGIN = 1.0
 """Seconds that must be left for the exchange behind a wait."""
 
@@ -192,7 +194,7 @@ class Negotiation:
     async def _speak(self, target: Target, versions: tuple[str, ...]) -> Outcome:
         """One transport to one address, in one version after the other as long as the broker says 302."""
         outcome: Outcome | None = None
-        again = True
+        again = MOST_AGAIN
         left = list(versions)
         while left:
             version = left.pop(0)
@@ -209,9 +211,9 @@ class Negotiation:
                 remember(key, self._options.known_keys_file, self._warn)
             if outcome.error is None:
                 break
-            if again and outcome.repeated and isinstance(outcome.error, RemoteError):
+            if again > 0 and outcome.repeated and isinstance(outcome.error, RemoteError):
                 # The answer was lost, and the broker took the copy of our message for the next one (tsp-protocol.md section 11).
-                again = False
+                again -= 1
                 left.insert(0, version)
                 self._say(f"{target}: an answer was lost on the way, beginning again")
             elif next_step(outcome.error) != VERSION:

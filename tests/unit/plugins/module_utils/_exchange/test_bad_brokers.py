@@ -20,7 +20,7 @@ from ansible_collections.tunnelbroker.tsp.tests.unit.plugins.module_utils._excha
     framed,
     info,
 )
-from ansible_collections.tunnelbroker.tsp.tests.unit.plugins.module_utils._exchange._run import World, ask, fails, impatient
+from ansible_collections.tunnelbroker.tsp.tests.unit.plugins.module_utils._exchange._run import ALICE, World, ask, fails, impatient
 
 KINDS = {"remote", "network"}
 
@@ -195,6 +195,26 @@ def test_datagrams_that_are_no_answer_are_passed_over():
 
     lease = run_sync(scenario)
     assert lease.grant.mode == "v6udpv4" and lease.quirks.get("stray_datagram", 0) >= 1
+
+
+@pytest.mark.parametrize("lost, granted", [(3, True), (4, False)])
+def test_a_broker_that_takes_copies_for_the_next_message_is_asked_again_a_few_times(lost, granted):
+    """tsps: the answer to PLAIN's credentials is lost, and their copy is no tunnel request (tsp-protocol.md section 11)."""
+    async def scenario():
+        talk, seen = Talk(), set()
+
+        def script(message, peer, transport):
+            if not message.startswith(b"\0alice"):
+                return talk(message, peer, transport)
+            if peer in seen:
+                return b"300 Authentication failed\r\n"
+            seen.add(peer)
+            return None if len(seen) <= lost else talk(message, peer, transport)
+
+        async with FakeBroker(script, tcp="refuse") as broker:
+            kwargs = {"mode": "v6udpv4", "auth_method": "plain", "credentials": ALICE}
+            return (await ask(broker, **kwargs)).lease.grant.mode if granted else (await fails(broker, **kwargs)).code
+    assert run_sync(scenario) == ("v6udpv4" if granted else "auth_failed")
 
 
 def test_a_lost_answer_costs_one_retransmission():
