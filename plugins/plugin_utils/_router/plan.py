@@ -52,9 +52,9 @@ class Scope:
         self._routes = {key for header in self._headers if (key := route_key(header))}
         going = self.wanted if state == DELETED else [b for b in self.wanted if b.header.startswith("no ")]
         self.removed = {_positive(b.header).split()[1] for b in going if is_virtual(_positive(b.header))}
+        """Names of the interfaces that go as a whole."""
         if state == DELETED and claimed is not None and claimed.ours is not None:
             self.removed &= claimed.ours
-        """Names of the interfaces that go as a whole."""
 
     def touches(self, block: Block) -> bool:
         header = _positive(block.header)
