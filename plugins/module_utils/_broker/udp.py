@@ -20,7 +20,7 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Any
 
-from .._tsp import status
+from .._tsp import states, status
 from .._tsp.errors import LocalError
 from .._tsp.rudp import HEADER_SIZE
 from .._tsp.server import is_signalling, stateless_reply
@@ -118,7 +118,7 @@ class UdpAdapter:
         self._make_session = make_session
         self._packet = packet
         self._log_defect = log_defect
-        self._finished: dict[tuple[str, int], None] = {}
+        self._finished: dict[tuple[str, int], None] = {}  # peers with nothing more to say, the first one first
 
     def start(self, sockets: list[UdpSocket]) -> None:
         """Read from now on."""
@@ -192,7 +192,7 @@ class UdpAdapter:
         for answer in session.receive(data, data[HEADER_SIZE:], now):
             one.send(answer, peer, local)
             session.answered(answer[HEADER_SIZE:])
-        if session.server.established:
+        if session.server.established or session.server.state in (states.HELLO, states.FINISHED):
             self._finished[key] = None
         else:
             self._finished.pop(key, None)
@@ -200,13 +200,15 @@ class UdpAdapter:
             self._forget(key)
 
     def _make_room(self, now: float) -> bool:
-        """Forget one session: the first that has its tunnel and only waits for late copies, else the stillest where it is still enough."""
-        for key in (next(iter(self._finished), None), next(iter(self.sessions))):
-            session = None if key is None else self.sessions.get(key)
-            if key is not None and session is not None and (session.server.established or now - session.seen > STALE):
-                self._forget(key)
-                return True
-        return False
+        """Forget one session: the first that has its tunnel or was refused and only waits for late copies, else the stillest, where it
+        is still enough."""
+        key = next(iter(self._finished), None)
+        if key is None:
+            key, session = next(iter(self.sessions.items()))
+            if now - session.seen <= STALE:
+                return False
+        self._forget(key)
+        return True
 
     def tick(self, now: float) -> None:
         """Called about once a second: end the sessions that have been silent for too long."""

@@ -87,6 +87,15 @@ def test_an_old_session_that_lives_does_not_keep_the_table_full(peers: Peers) ->
     assert [port for _host, port in peers.adapter.sessions] == [3, 1, 4]
 
 
+def test_who_is_refused_again_and_again_takes_nobodys_place(peers: Peers) -> None:
+    """gw6c 5.1 offers its versions for ever, without a pause and each time from another port (tsp-protocol.md section 2)."""
+    peers.say(VERSION, port=1)
+    for port in range(2, 20):
+        assert peers.say(b"VERSION=9.9.9\r\n", port=port)[0].startswith(b"302 ")
+    assert peers.say(VERSION, port=20)[0].startswith(b"CAPABILITY")
+    assert peers.say(ANONYMOUS, 1, port=1) == [b"200 Success\r\n"]
+
+
 @pytest.mark.parametrize("text", [VERSION + bytes(1000), b"", bytes(9000)], ids=["sessions", "polling", "padding"])
 def test_one_peer_holds_one_place_whatever_it_sends(peers: Peers, text: bytes) -> None:
     peers.log.level = "error"
