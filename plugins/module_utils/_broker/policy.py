@@ -33,7 +33,7 @@ from .inventory import Inventory
 from .logs import Log
 from .placement import Placement, place
 from .pools import Address
-from .ratelimit import FailureWindow
+from .ratelimit import FailureWindow, TokenBucket
 from .registry import Registry
 from .store import Store, StoredLease
 
@@ -80,6 +80,8 @@ class Policy:
         self.failures = FailureWindow(config.limits.auth_failures_per_minute)
         self.elsewhere: frozenset[Address] = frozenset()
         """Configured outer addresses that this host does not have: it is behind a NAT that maps them, one to one."""
+        self._reports = TokenBucket(20, 2000)
+        self._unreported = 0
         self._clock = clock
         self._mono = mono
         self._defer = defer
@@ -89,6 +91,21 @@ class Policy:
     def now(self) -> float:
         """Unix seconds."""
         return self._clock()
+
+    # ---- what is said of sessions ----
+
+    def may_report(self) -> bool:
+        """Whether one more session without a tunnel may have its line in the log: some old clients come back for ever without a pause
+        (tsp-protocol.md section 2), and would fill the disk."""
+        allowed = self._reports.take(self._mono())
+        self._unreported += not allowed
+        return allowed
+
+    def tell_unreported(self) -> None:
+        """One line about those that had none."""
+        if self._unreported:
+            self.log.warning("sessions_unreported", count=self._unreported, why="too many sessions without a tunnel to tell of each")
+            self._unreported = 0
 
     # ---- before a request ----
 

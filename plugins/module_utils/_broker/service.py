@@ -251,6 +251,7 @@ class Broker:
                 if self.udp is not None:
                     self.udp.tick(loop.time())
                 self.follower.tick(loop.time())
+                self.policy.tell_unreported()
                 if turn % (1 + len(self.table) // 20_000) == 0:
                     self.registry.sweep(loop.time(), self.policy.now())
                 if self.store.changed_by_others():

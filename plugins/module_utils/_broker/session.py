@@ -76,6 +76,8 @@ class Session:
         if self.reported:
             return
         self.reported = True
+        if not established and not self.policy.may_report():
+            return
         trace, log = self.trace, self.policy.log
         # Who only looked at the offer, or was sent elsewhere, did not fail; who began to log in and has no tunnel did, perhaps by silence.
         redirected = trace.refused is not None and trace.refused > status.REDIRECT_BASE

@@ -96,6 +96,21 @@ def test_who_is_refused_again_and_again_takes_nobodys_place(peers: Peers) -> Non
     assert peers.say(ANONYMOUS, 1, port=1) == [b"200 Success\r\n"]
 
 
+def test_refusals_without_end_do_not_fill_the_disk(peers: Peers) -> None:
+    for port in range(1, 3001):
+        peers.say(b"VERSION=9.9.9\r\n", port=port)
+    assert len(peers.logged("session_failed")) == 2000
+    for number, text in enumerate((VERSION, ANONYMOUS, CREATE, ACCEPT)):
+        peers.say(text, number, port=4000)
+    peers.tick(60)
+    peers.policy.tell_unreported()
+    peers.policy.tell_unreported()
+    assert [line["count"] for line in peers.logged("sessions_unreported")] == [1000]
+    assert [line["port"] for line in peers.logged("session") if line["established"]] == [4000], "who has a tunnel is always told of"
+    peers.say(b"VERSION=9.9.9\r\n", port=1)
+    assert len(peers.logged("session_failed")) == 2001
+
+
 @pytest.mark.parametrize("text", [VERSION + bytes(1000), b"", bytes(9000)], ids=["sessions", "polling", "padding"])
 def test_one_peer_holds_one_place_whatever_it_sends(peers: Peers, text: bytes) -> None:
     peers.log.level = "error"
