@@ -73,8 +73,8 @@ options:
         description: SHA-256 of C(src). The action plugin sets it.
         type: str
       mode:
-        description: Permissions, octal, as text.
-        type: str
+        description: Permissions, octal, best as text.
+        type: raw
         default: "0644"
       owner:
         description: Owner, a name or a number. Without it a new file is of the user that runs the task, an old one keeps its owner.
@@ -102,8 +102,8 @@ options:
         type: path
         required: true
       mode:
-        description: Permissions, octal, as text.
-        type: str
+        description: Permissions, octal, best as text.
+        type: raw
         default: "0755"
   stop:
     description: Commands to run before files change, without a shell.

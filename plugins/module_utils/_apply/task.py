@@ -37,7 +37,7 @@ SPEC: dict[str, Any] = {
         "src": {"type": "path"},
         "secret_content": {"type": "str", "no_log": True},
         "checksum": {"type": "str"},
-        "mode": {"type": "str", "default": "0644"},
+        "mode": {"type": "raw", "default": "0644"},
         "owner": {"type": "str"},
         "group": {"type": "str"},
         "only_with": {"type": "str", "choices": ["systemd", "none"]},
@@ -45,7 +45,7 @@ SPEC: dict[str, Any] = {
     "absent_files": {"type": "list", "elements": "path", "default": []},
     "directories": {"type": "list", "elements": "dict", "default": [], "options": {
         "path": {"type": "path", "required": True},
-        "mode": {"type": "str", "default": "0755"},
+        "mode": {"type": "raw", "default": "0755"},
     }},
     "stop": {"type": "list", "elements": "dict", "default": [], "options": COMMAND_OPTIONS},
     "start": {"type": "list", "elements": "dict", "default": [], "options": COMMAND_OPTIONS},
@@ -130,11 +130,12 @@ def _commands(items: Sequence[dict[str, Any]]) -> tuple[Command, ...]:
                          tuple(item["unless"]) if item.get("unless") else None, item["timeout"]) for item in items)
 
 
-def _mode(text: str, path: str) -> int:
+def _mode(given: Any, path: str) -> int:
+    """An octal number as text; or the number that YAML makes of an unquoted 0640, which as text would mean another mode."""
     try:
-        value = int(text, 8)
+        value = given if isinstance(given, int) and not isinstance(given, bool) else int(str(given), 8)
     except ValueError:
         value = -1
     if not 0 <= value <= 0o7777:
-        raise LocalError("invalid_plan", f"The mode {text!r} of {path} is not an octal number.", "Write it as text, for example '0644'.")
+        raise LocalError("invalid_plan", f"The mode {given!r} of {path} is not an octal number.", "Write it as text, for example '0644'.")
     return value

@@ -108,3 +108,11 @@ def test_what_makes_no_sense_is_named(given: dict[str, Any], word: str) -> None:
     with pytest.raises(LocalError) as caught:
         run(params(**given), runner=FakeRunner(), prober=alive)
     assert caught.value.code == "invalid_plan" and word in caught.value.message
+
+
+def test_a_mode_without_quotes_is_what_it_looks_like() -> None:
+    """YAML makes 416 of 0640; read as octal digits that would be open to all."""
+    host = FakeRunner()
+    run(params(files=[{"path": "/etc/a", "secret_content": "x", "mode": 0o640}], directories=[{"path": "/etc/d", "mode": 0o750}]),
+        runner=host, prober=alive)
+    assert host.files["/etc/a"].mode == 0o640 and host.directory_mode("/etc/d") == 0o750
