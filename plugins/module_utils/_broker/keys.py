@@ -36,12 +36,16 @@ def server_key(path: Path) -> tuple[DsaKey, bool]:
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Write a file of mode 0600, whole or not at all. Raises LocalError `key_unusable`."""
+    """Write a file of mode 0600, whole or not at all. What root writes (a first start by hand) belongs to whom the folder belongs, for
+    the broker runs as somebody else. Raises LocalError `key_unusable`."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=str(path.parent))
         try:
             with os.fdopen(handle, "wb") as file:
+                if os.geteuid() == 0:
+                    owner = os.stat(path.parent)
+                    os.fchown(handle, owner.st_uid, owner.st_gid)
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())

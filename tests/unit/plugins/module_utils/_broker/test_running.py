@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 import threading
@@ -18,6 +19,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._broker import config
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._broker.keys import write_private
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._broker.service import Broker
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp import events, sasl
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.errors import LocalError
@@ -524,6 +526,14 @@ def test_the_key_is_made_once_and_private(tmp_path: Path) -> None:
     assert file.stat().st_mode & 0o777 == 0o600
     with broker_in_thread(tmp_path, {"key_file": str(file)}) as broker:
         assert not broker.log_lines("key_made") and file.read_bytes() == key
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_key_that_root_makes_belongs_to_the_service(tmp_path: Path) -> None:
+    os.chown(tmp_path, 65534, 65534)
+    write_private(tmp_path / "key.pem", b"secret")
+    made = (tmp_path / "key.pem").stat()
+    assert (made.st_uid, made.st_gid, made.st_mode & 0o777) == (65534, 65534, 0o600)
 
 
 def test_without_cryptography_passdss_is_left_out_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
