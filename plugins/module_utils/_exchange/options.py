@@ -14,17 +14,18 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Union
 
+from .._tsp import sasl
 from .._tsp.client import Credentials
 from .._tsp.errors import LocalError
 from .._tsp.events import BrokerAddress
-from .._tsp.knownkeys import decode_key
+from .._tsp.knownkeys import POLICIES, decode_key
 from .._tsp.request import DNS_NAME
 
 PORT = 3653
 """RFC 5572 section 7, TCP and UDP."""
-AUTH_METHODS = ("any", "anonymous", "plain", "digest-md5", "passdss-3des-1")
+AUTH_METHODS = sasl.AUTH_METHODS
+KEY_POLICIES = POLICIES
 TRANSPORTS = ("auto", "udp", "tcp")
-KEY_POLICIES = ("reject", "accept_new")
 ZONE = re.compile(r"[A-Za-z0-9_.-]{0,15}\Z")
 INTERFACE = re.compile(r"[^\s/\x00]{1,15}\Z")
 
