@@ -114,6 +114,19 @@ def test_a_new_setting_that_cannot_be_proved_changes_nothing(playground: Playgro
     assert again.returncode == 0 and again.changed == 0, again.output
 
 
+def test_a_stored_lease_that_the_broker_forgot(playground: Playground) -> None:
+    """The agent gets another address than the play knew; the tunnel is proved all the same, and known to the next play."""
+    net, file = playground.net, "/etc/ansible/facts.d/tsp.fact"
+    assert playground.play(tunnel_state="absent").returncode == 0
+    address = json.loads(net.host.run("cat", file).stdout)["client"]["ipv6"]
+    net.host.run("sed", "-i", f"s/{address}/2001:db8:f::7777/", file)
+    run = playground.play("-v")
+    assert run.returncode == 0 and '"proved": true' in run.output, run.output
+    assert json.loads(net.host.run("cat", file).stdout)["client"]["ipv6"] == address
+    again = playground.play("-v")
+    assert again.returncode == 0 and again.changed == 0, again.output
+
+
 def test_away_without_a_trace(playground: Playground) -> None:
     net = playground.net
     gone = playground.play("-v", tunnel_state="absent")
