@@ -11,7 +11,7 @@ from typing import Any
 
 from ansible import constants as C
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.argspec import TUNNEL_RULES, TUNNEL_SPEC
-from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.ask import Place, checked_name
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.ask import Place, checked_name, identity_of
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.leasestore import Reservation, lease_text, read, remove, same_tunnel
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.tunnel_task import run
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.lease import Lease
@@ -28,8 +28,9 @@ class ActionModule(ExchangeAction):
     paths = ("dest", "password_file", "known_keys_file", "state_dir")
 
     def here(self, params: dict[str, Any], host: Host, task_vars: dict[str, Any]) -> dict[str, Any]:
-        path = lease_path(params["lease_dir"], checked_name(params), host.name, task_vars)
-        place = Place(path, params["state_dir"] or os.path.join(C.ANSIBLE_HOME, "tunnelbroker.tsp"), identity=host.name,
+        name = checked_name(params)
+        path = lease_path(params["lease_dir"], name, host.name, task_vars)
+        place = Place(path, params["state_dir"] or os.path.join(C.ANSIBLE_HOME, "tunnelbroker.tsp"), identity=identity_of(host.name, name),
                       for_another=for_another(host), keep_mode=True)
         return run(params, place, check_mode=self._task.check_mode)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from .._exchange.options import AUTH_METHODS, KEY_POLICIES, TRANSPORTS
 from .._tsp.request import HOST_TYPES, MODES
+from .ask import DEFAULT_NAME
 
 RUN_ON = ("auto", "target", "controller")
 DEST_FORMATS = ("json", "yaml")
@@ -56,7 +57,7 @@ REQUEST_OPTIONS: Spec = {
 
 TUNNEL_SPEC: Spec = {
     "state": {"type": "str", "default": "present", "choices": ["present", "absent"]},
-    "name": {"type": "str", "default": "tsp"},
+    "name": {"type": "str", "default": DEFAULT_NAME},
     **BROKER_OPTIONS,
     **LOGIN_OPTIONS,
     **REQUEST_OPTIONS,

@@ -18,6 +18,7 @@ from .._tsp.errors import LocalError
 from .._tsp.request import TunnelRequest
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,63}\Z")
+DEFAULT_NAME = "tsp"
 LARGEST_SECRET = 4096
 
 A = TypeVar("A", IPv4Address, IPv6Address)
@@ -28,8 +29,9 @@ class Place:
     """Where a task runs and keeps its files.
 
     lease_file: path of the lease. state_dir: folder of the exchange's memory (backoff, last server, known keys). identity: for whom
-    the tunnel is when one machine asks for many ("" on the target itself). for_another: the tunnel does not end at this machine, so
-    the request goes out as a proxy's unless the task says otherwise. keep_mode: the lease file keeps the mode that somebody gave it.
+    the tunnel is when one machine asks for many ("" for the usual one of the target itself). for_another: the tunnel does not end at
+    this machine, so the request goes out as a proxy's unless the task says otherwise. keep_mode: the lease file keeps the mode that
+    somebody gave it.
     """
 
     lease_file: str
@@ -43,7 +45,13 @@ class Place:
 def target_place(params: dict[str, Any]) -> Place:
     """The place of a task that runs on the target. Raises LocalError."""
     name = checked_name(params)
-    return Place(params.get("lease_file") or f"/etc/ansible/facts.d/{name}.fact", params.get("state_dir") or "/var/lib/tsp")
+    return Place(params.get("lease_file") or f"/etc/ansible/facts.d/{name}.fact", params.get("state_dir") or "/var/lib/tsp",
+                 identity=identity_of("", name))
+
+
+def identity_of(host: str, name: str) -> str:
+    """For whom a tunnel is: the host ("" for the machine that asks), and the tunnel where it is not the usual one."""
+    return host if name == DEFAULT_NAME else f"{host} {name}".strip()
 
 
 def checked_name(params: dict[str, Any]) -> str:

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module import leasestore, tunnel_task
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module import ask, leasestore, tunnel_task
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.argspec import TUNNEL_SPEC
-from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.ask import Place
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.ask import Place, target_place
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.results import guarded
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.tunnel_task import run
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.errors import LocalError, NetworkError, RemoteError
@@ -518,7 +518,12 @@ def test_the_password_may_come_from_a_file(task):
 
 
 def test_lease_path_of_a_target_follows_the_name():
-    from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.ask import target_place
     assert target_place({"name": "wan2"}).lease_file == "/etc/ansible/facts.d/wan2.fact"
     assert target_place({"name": "wan2", "lease_file": "/x/y"}).lease_file == "/x/y"
     assert Path(target_place({"name": "tsp"}).state_dir).is_absolute()
+
+
+def test_two_tunnels_of_a_host_do_not_share_what_is_remembered():
+    identities = {ask.target_place({"name": name}).identity for name in ("tsp", "wan2")} | {
+        ask.identity_of("r1", name) for name in ("tsp", "wan2")}
+    assert identities == {"", "wan2", "r1", "r1 wan2"}
