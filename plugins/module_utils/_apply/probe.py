@@ -22,6 +22,8 @@ from .plan import Probe
 
 SPACING = 0.5
 """Seconds between echo requests, and between attempts while the tunnel is not there yet."""
+PATIENCE = 4
+"""Requests without a reply after which the socket is made anew."""
 ICMP6_FILTER = 1
 KINDS = {6: (128, 129, socket.IPPROTO_ICMPV6), 4: (8, 0, socket.IPPROTO_ICMP)}
 SO_BINDTODEVICE = getattr(socket, "SO_BINDTODEVICE", 25)
@@ -46,8 +48,9 @@ def ping(probe: Probe) -> ProbeResult:
     """Ping until `probe.count` replies came or the time is up. Never raises for what the network does."""
     until = time.monotonic() + probe.timeout
     token = os.urandom(16)
-    sent, sequence, reason = 0, 0, "no reply"
+    sent, sequence, unanswered, reason = 0, 0, 0, "no reply"
     trips: list[float] = []
+    pending: dict[int, float] = {}
     handle: socket.socket | None = None
     try:
         while time.monotonic() < until and len(trips) < probe.count:
@@ -55,12 +58,18 @@ def ping(probe: Probe) -> ProbeResult:
             try:
                 if handle is None:
                     handle = open_socket(probe)
-                started = time.monotonic()
+                started = pending[sequence] = time.monotonic()
                 handle.send(echo_request(handle, sequence, token))
                 sent += 1
                 reason = "no reply"
-                if _await(handle, sequence, token, min(started + SPACING, until)):
-                    trips.append((time.monotonic() - started) * 1000)
+                answered = _await(handle, pending, token, min(started + SPACING, until))
+                if answered is not None:
+                    trips.append((time.monotonic() - answered) * 1000)
+                unanswered = unanswered + 1 if answered is None else 0
+                if unanswered >= PATIENCE:
+                    # The kernel chose our address when the socket was made; the tunnel may have another one by now.
+                    handle.close()
+                    handle, unanswered = None, 0
             except PermissionError:
                 return ProbeResult(False, probe.address, None, sent, len(trips), "this user may not send pings (run with become: true)")
             except OSError as exc:
@@ -138,13 +147,15 @@ def reply_sequence(handle: socket.socket, data: bytes, token: bytes) -> int | No
     return int.from_bytes(data[6:8], "big")
 
 
-def _await(handle: socket.socket, sequence: int, token: bytes, until: float) -> bool:
+def _await(handle: socket.socket, pending: dict[int, float], token: bytes, until: float) -> float | None:
+    """When the request was sent that is answered next, however long ago that was; None when nothing comes until then."""
     while True:
         left = until - time.monotonic()
         if left <= 0 or not select.select([handle], [], [], left)[0]:
-            return False
-        if reply_sequence(handle, handle.recv(2048), token) == sequence & 0xFFFF:
-            return True
+            return None
+        sequence = reply_sequence(handle, handle.recv(2048), token)
+        if sequence is not None and sequence in pending:
+            return pending.pop(sequence)
 
 
 def _phrase(exc: OSError, probe: Probe) -> str:

@@ -6,11 +6,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
+import threading
 from pathlib import Path
 
 import pytest
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._apply import probe as probing
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._apply.diff import file_diff
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._apply.plan import FileChange, Probe
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._apply.probe import explain, ping
@@ -43,6 +46,49 @@ def test_a_reply_is_proof(address: str) -> None:
     result = ping(Probe(address, source=address, interface="lo", count=3, timeout=20))
     assert result.proved and result.received == 3 and result.rtt_ms is not None and 0 < result.rtt_ms < 5000
     assert result.to_dict()["target"] == address
+
+
+class FarEnd(threading.Thread):
+    """Answers echo requests from a socket of its own, each one request late; the first `deaf` sockets are never answered."""
+
+    def __init__(self, deaf: int) -> None:
+        super().__init__(daemon=True)
+        self._deaf = deaf
+        self._ends: list[socket.socket] = []
+        self._ready = threading.Event()
+
+    def open(self, _probe: Probe) -> socket.socket:
+        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # ends when we close
+        self._ends.append(far)
+        if len(self._ends) > self._deaf:
+            self._ready.set()
+        return near
+
+    def run(self) -> None:
+        self._ready.wait()
+        late = b""
+        with contextlib.suppress(ConnectionError):  # nobody waits any more
+            while request := self._ends[-1].recv(2048):
+                if late:
+                    self._ends[-1].send(bytes([129]) + late[1:])
+                late = request
+
+    def close(self) -> None:
+        for end in self._ends:
+            end.close()
+
+
+@pytest.mark.parametrize("deaf", [0, 1], ids=["a slow path", "an address that was replaced meanwhile"])
+def test_a_late_reply_is_proof_too(deaf: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path may take longer than we wait before the next request, and the tunnel may get another address while it is proved."""
+    far = FarEnd(deaf)
+    monkeypatch.setattr(probing, "open_socket", far.open)
+    monkeypatch.setattr(probing, "SPACING", 0.05)
+    far.start()
+    result = ping(Probe("2001:db8::1", timeout=60))
+    far.join(60)
+    far.close()
+    assert result.proved and result.rtt_ms is not None and result.rtt_ms >= 50
 
 
 def test_silence_is_no_proof() -> None:
