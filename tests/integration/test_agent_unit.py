@@ -18,7 +18,7 @@ from ansible_collections.tunnelbroker.tsp.tests.lab.ansible import Ansible
 
 @pytest.mark.parametrize(("chosen", "written", "home"), [
     ({}, "-/etc/ansible/facts.d -/var/lib/tsp", "yes"),
-    ({"agent_password_file": "/root/password"}, "-/etc/ansible/facts.d -/var/lib/tsp", "read-only"),
+    ({"agent_password_file": "/home/ops/password"}, "-/etc/ansible/facts.d -/var/lib/tsp", "read-only"),
     ({"agent_known_keys_file": "/srv/keys/known", "agent_exchange_state_dir": "/home/tsp"}, "-/etc/ansible/facts.d -/srv/keys -/home/tsp",
      "read-only"),
 ])
