@@ -367,7 +367,7 @@ def test_the_configured_outer_address_is_told_and_used_where_it_can_be(tmp_path:
     if elsewhere:
         world.policy.elsewhere = frozenset((ip_address("192.0.2.200"),))
     assert world.come(mode=mode).server.ipv4 == IPv4Address("192.0.2.200")
-    end, = world.table.by_lease.values()
+    end = next(iter(world.table.by_lease.values()))
     assert end.local == source
     session, context = world.session("alice")
     assert world.policy.info(session, context).server.ipv4 == IPv4Address("192.0.2.200")

@@ -10,6 +10,8 @@ import base64
 import fcntl
 import os
 import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._exchange import files
@@ -84,30 +86,22 @@ def test_a_full_disk_loses_no_known_key_and_is_told(tmp_path, monkeypatch):
     assert "No space left" in warnings[0]
 
 
-def test_two_processes_that_add_keys_at_the_same_moment_lose_none(tmp_path):
-    """Each process waits at a pipe until all are ready, then adds its ten keys."""
+def test_runs_that_add_keys_at_the_same_moment_lose_none(tmp_path):
+    """Threads do for processes: each opens the folder itself, so the lock is between them too."""
     path = tmp_path / "keys" / "known"
-    start, go = os.pipe()
-    children = []
-    for process in range(4):
-        child = os.fork()
-        if not child:
-            try:
-                os.close(go)
-                os.read(start, 1)
-                for number in range(10):
-                    policy = key_policy(f"b{process}-{number}.example", ExchangeOptions(server_key_policy="accept_new"))
-                    policy(BLOB)
-                    remember(policy, str(path), lambda _warning: None)
-            finally:
-                os._exit(0)
-        children.append(child)
-    os.close(start)
-    os.close(go)
-    for child in children:
-        os.waitpid(child, 0)
+    start = threading.Barrier(4)
+
+    def add(run):
+        start.wait(30)
+        for number in range(10):
+            policy = key_policy(f"b{run}-{number}.example", ExchangeOptions(server_key_policy="accept_new"))
+            policy(BLOB)
+            remember(policy, str(path), lambda _warning: None)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(add, range(4)))
     names = [line.split()[0] for line in path.read_text().splitlines()]
-    assert sorted(names) == sorted(f"b{process}-{number}.example" for process in range(4) for number in range(10))
+    assert sorted(names) == sorted(f"b{run}-{number}.example" for run in range(4) for number in range(10))
     assert [entry.name for entry in path.parent.iterdir()] == ["known"]
 
 
