@@ -44,6 +44,19 @@ def next_step(error: TspError) -> str:
     return STOP
 
 
+def is_doubtful(outcome: Outcome) -> bool:
+    """Whether the session ended with a status that may mean nothing: it came when a message had been sent twice. Its answer was lost, and
+    a broker that does not know copies takes one for the next message (tsp-protocol.md section 11)."""
+    return outcome.repeated and isinstance(outcome.error, RemoteError) and outcome.error.status is not None
+
+
+def answer_lost(error: TspError) -> NetworkError:
+    """What is told of a doubtful error: somebody with the right password must not hear that it is wrong."""
+    return NetworkError("answer_lost",
+                        f"An answer was lost on the way, and the broker did not know the copy of our message: {error.message}",
+                        "Try again; if it persists, the way to the broker loses packets, or what the broker said is meant.")
+
+
 @dataclass(frozen=True)
 class Attempt:
     """One attempt, or the reason why a broker was not even spoken to (then transport, peer and version are None).
@@ -96,8 +109,8 @@ def _rank(attempt: Attempt) -> int:
     if isinstance(error, RemoteError):
         step = next_step(error)
         return {STOP: 1, BROKER: 2, VERSION: 5}.get(step, 4 if error.code not in NOT_OFFERED else 3)
-    order = {"deadline": 6, "connection_lost": 7, "connection_closed": 7, "went_silent": 7, "name_not_resolved": 8, "no_answer": 10,
-             "unreachable": 11, "refused": 11, "too_soon": 12, "already_asked": 13}
+    order = {"deadline": 6, "answer_lost": 7, "connection_lost": 7, "connection_closed": 7, "went_silent": 7, "name_not_resolved": 8,
+             "no_answer": 10, "unreachable": 11, "refused": 11, "too_soon": 12, "already_asked": 13}
     return order.get(error.code, 9)
 
 

@@ -15,7 +15,7 @@ from .._tsp.errors import LocalError, NetworkError, RemoteError, TspError
 from .._tsp.knownkeys import KeyPolicy
 from .._tsp.lease import Grant
 from .._tsp.request import TunnelRequest
-from .attempts import BROKER, STOP, VERSION, Attempt, failure, next_step
+from .attempts import BROKER, STOP, VERSION, Attempt, answer_lost, failure, is_doubtful, next_step
 from .backoff import Backoff, TooSoonError, who_asks
 from .echo import distances
 from .keyfile import key_policy, remember
@@ -206,17 +206,18 @@ class Negotiation:
                 recorder=self.transcript.session(target.label, target.peer), keep_socket=self._keep_socket)
             if self._client_address is None or (self._client_address.is_loopback and not target.address.is_loopback):
                 self._client_address = outcome.local_address
+            begin_again = again > 0 and outcome.repeated and isinstance(outcome.error, RemoteError)
+            other_version = outcome.error is not None and next_step(outcome.error) == VERSION
+            if outcome.error is not None and is_doubtful(outcome) and (begin_again or not other_version):
+                outcome.error = answer_lost(outcome.error)
             self._note(Attempt.of(outcome))
             if outcome.auth_method:
                 remember(key, self._options.known_keys_file, self._warn)
-            if outcome.error is None:
-                break
-            if again > 0 and outcome.repeated and isinstance(outcome.error, RemoteError):
-                # The answer was lost, and the broker took the copy of our message for the next one (tsp-protocol.md section 11).
+            if begin_again:
                 again -= 1
                 left.insert(0, version)
                 self._say(f"{target}: an answer was lost on the way, beginning again")
-            elif next_step(outcome.error) != VERSION:
+            elif not other_version:
                 break
         if outcome is None:
             raise AssertionError

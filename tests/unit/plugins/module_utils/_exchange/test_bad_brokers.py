@@ -214,7 +214,27 @@ def test_a_broker_that_takes_copies_for_the_next_message_is_asked_again_a_few_ti
         async with FakeBroker(script, tcp="refuse") as broker:
             kwargs = {"mode": "v6udpv4", "auth_method": "plain", "credentials": ALICE}
             return (await ask(broker, **kwargs)).lease.grant.mode if granted else (await fails(broker, **kwargs)).code
-    assert run_sync(scenario) == ("v6udpv4" if granted else "auth_failed")
+    assert run_sync(scenario) == ("v6udpv4" if granted else "answer_lost")
+
+
+def test_what_a_broker_says_to_a_copy_is_no_verdict_on_the_password():
+    """tsps again, and then the way is dead: nobody is sent to look for another password."""
+    async def scenario():
+        talk, peers, sent = Talk(), [], []
+
+        def script(message, peer, transport):
+            peers.append(peer)
+            if peer != peers[0]:
+                return None
+            if not message.startswith(b"\0alice"):
+                return talk(message, peer, transport)
+            sent.append(message)
+            return b"300 Authentication failed\r\n" if len(sent) > 1 else None
+
+        async with FakeBroker(script, tcp="refuse") as broker:
+            return await fails(broker, mode="v6udpv4", auth_method="plain", credentials=ALICE)
+    error = run_sync(scenario)
+    assert error.kind == "network" and error.code == "answer_lost" and "300 Authentication failed" in error.message
 
 
 def test_a_lost_answer_costs_one_retransmission():
