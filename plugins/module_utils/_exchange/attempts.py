@@ -44,10 +44,18 @@ def next_step(error: TspError) -> str:
     return STOP
 
 
-def is_doubtful(outcome: Outcome) -> bool:
-    """Whether the session ended with a status that may mean nothing: it came when a message had been sent twice. Its answer was lost, and
-    a broker that does not know copies takes one for the next message (tsp-protocol.md section 11)."""
-    return outcome.repeated and isinstance(outcome.error, RemoteError) and outcome.error.status is not None
+def is_doubtful(outcome: Outcome, *, begins_again: bool) -> bool:
+    """Whether the session ended with words that may mean nothing: they came when a message had been sent twice. Its answer was lost, and
+    a broker that does not know copies takes one for the next message (tsp-protocol.md section 11). begins_again: it is tried once more.
+
+    Who takes the copy of DIGEST-MD5's response so says 200 without having proven itself; at last that is a suspicion all the same.
+    """
+    error = outcome.error
+    if not outcome.repeated or not isinstance(error, RemoteError):
+        return False
+    if begins_again:
+        return error.status is not None or error.code == "server_not_authentic"
+    return error.status is not None and next_step(error) != VERSION
 
 
 def answer_lost(error: TspError) -> NetworkError:

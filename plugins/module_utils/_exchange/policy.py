@@ -206,18 +206,17 @@ class Negotiation:
                 recorder=self.transcript.session(target.label, target.peer), keep_socket=self._keep_socket)
             if self._client_address is None or (self._client_address.is_loopback and not target.address.is_loopback):
                 self._client_address = outcome.local_address
-            begin_again = again > 0 and outcome.repeated and isinstance(outcome.error, RemoteError)
-            other_version = outcome.error is not None and next_step(outcome.error) == VERSION
-            if outcome.error is not None and is_doubtful(outcome) and (begin_again or not other_version):
+            begins_again = again > 0 and outcome.repeated and isinstance(outcome.error, RemoteError)
+            if outcome.error is not None and is_doubtful(outcome, begins_again=begins_again):
                 outcome.error = answer_lost(outcome.error)
             self._note(Attempt.of(outcome))
             if outcome.auth_method:
                 remember(key, self._options.known_keys_file, self._warn)
-            if begin_again:
+            if begins_again:
                 again -= 1
                 left.insert(0, version)
                 self._say(f"{target}: an answer was lost on the way, beginning again")
-            elif not other_version:
+            elif outcome.error is None or next_step(outcome.error) != VERSION:
                 break
         if outcome is None:
             raise AssertionError
