@@ -55,7 +55,8 @@ def is_doubtful(outcome: Outcome, *, begins_again: bool) -> bool:
         return False
     if begins_again:
         return error.status is not None or error.code == "server_not_authentic"
-    return error.status is not None and next_step(error) != VERSION
+    # 302 may well be meant, though not behind capabilities, which are for who speaks the same version.
+    return error.status is not None and (next_step(error) != VERSION or outcome.capabilities is not None)
 
 
 def answer_lost(error: TspError) -> NetworkError:
