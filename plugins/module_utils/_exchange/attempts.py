@@ -45,8 +45,8 @@ def next_step(error: TspError) -> str:
 
 
 def is_doubtful(outcome: Outcome, *, begins_again: bool) -> bool:
-    """Whether the session ended with words that may mean nothing: they came when a message had been sent twice. Its answer was lost, and
-    a broker that does not know copies takes one for the next message (tsp-protocol.md section 11). begins_again: it is tried once more.
+    """Whether the session ended with words that may mean nothing: a message had been sent twice. Its answer was lost or late, and a broker
+    that does not know copies takes one for the next message (tsp-protocol.md section 11). begins_again: it is tried once more.
 
     Who takes the copy of DIGEST-MD5's response so says 200 without having proven itself; at last that is a suspicion all the same.
     """
@@ -62,7 +62,7 @@ def is_doubtful(outcome: Outcome, *, begins_again: bool) -> bool:
 def answer_lost(error: TspError) -> NetworkError:
     """What is told of a doubtful error: somebody with the right password must not hear that it is wrong."""
     return NetworkError("answer_lost",
-                        f"An answer was lost on the way, and the broker did not know the copy of our message: {error.message}",
+                        f"An answer was lost or late, and the broker did not know the copy of our message: {error.message}",
                         "Try again; if it persists, the way to the broker loses packets, or what the broker said is meant.")
 
 

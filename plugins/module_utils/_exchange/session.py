@@ -70,7 +70,7 @@ class Limits:
 class Outcome:
     """What a session came to: exactly one of granted, deleted, redirected, error; or capabilities alone where only they were asked.
 
-    repeated: the message that the error is about had been sent more than once (UDP).
+    repeated: a message had been sent more than once (UDP).
     """
 
     target: Target

@@ -86,7 +86,8 @@ class TspClient:
 
     @property
     def repeated(self) -> bool:
-        """UDP: the message sent last had to be sent again. A refusal may then mean the copy: some brokers take it for the next message."""
+        """UDP: a message had to be sent again. A refusal, of a later one too, may then mean the copy: some brokers take it for the next
+        message."""
         return self._udp is not None and self._udp.repeated
 
     def connect(self, now: float) -> None:

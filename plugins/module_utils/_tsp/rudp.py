@@ -40,7 +40,7 @@ class RudpConfig:
 class RudpClient:
     """The client's side of one socket: numbers messages, retransmits the outstanding one, recognises its answer.
 
-    Raises nothing for what the network does. `failed` is set when the tries are used up.
+    Raises nothing for what the network does. `failed` is set when the tries are used up, `repeated` as soon as any message is sent twice.
     """
 
     def __init__(self, config: RudpConfig, timestamp_offset: int = 0) -> None:
@@ -61,6 +61,7 @@ class RudpClient:
         self._used: set[int] = set()
         self.answered = False
         self.failed = False
+        self.repeated = False
         self.timestamp_changed = False
 
     def start_at(self, timestamp: int) -> None:
@@ -71,11 +72,6 @@ class RudpClient:
     def waiting(self) -> bool:
         """Whether a message is outstanding."""
         return self._payload is not None
-
-    @property
-    def repeated(self) -> bool:
-        """Whether the message sent last was sent more than once."""
-        return self._tries > 1
 
     @property
     def rto(self) -> float:
@@ -151,6 +147,7 @@ class RudpClient:
         self._sends[timestamp] = now
         self._queue.append(HEADER.pack(self._sequence, timestamp) + self._payload)
         self._tries += 1
+        self.repeated = self.repeated or self._tries > 1
         doublings = max(0, self._tries - self._config.backoff_from)
         self._deadline = now + min(self._rto * 2 ** doublings, self._config.rto_max)
 

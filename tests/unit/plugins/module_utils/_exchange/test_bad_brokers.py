@@ -244,6 +244,25 @@ def test_what_a_broker_says_to_a_copy_is_no_verdict_on_the_password(method, firs
     assert error.kind == "network" and error.code == "answer_lost" and told in error.message
 
 
+def test_a_late_answer_is_no_reason_to_believe_what_follows():
+    """tsps: the answer to VERSION comes when a copy is on its way. The copy ends the session, and the next message hears 302."""
+    async def scenario():
+        talk, heard = Talk(), []
+
+        def script(message, peer, transport):
+            heard.append((message[:4], peer))
+            if peer != heard[0][1]:
+                return talk(message, peer, transport)
+            if message.startswith(b"VERS"):
+                return None if len(heard) == 1 else talk(message, peer, transport)
+            return b"302 Unsupported client version\r\n"
+
+        async with FakeBroker(script, tcp="refuse") as broker:
+            return (await ask(broker, mode="v6udpv4", auth_method="plain", credentials=ALICE)).lease
+    lease = run_sync(scenario)
+    assert lease.grant.mode == "v6udpv4" and lease.protocol_version == "2.0.2"
+
+
 def test_a_lost_answer_costs_one_retransmission():
     async def scenario():
         talk, seen = Talk(), []
