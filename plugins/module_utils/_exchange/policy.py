@@ -29,7 +29,7 @@ from .source import Source
 from .transcript import Transcript
 
 VERSIONS = ("2.0.2", "2.0.1", "2.0.0")
-OLD_VERSIONS = ("1.0.1",)
+OLD_VERSIONS = ("1.0.1", "1.0.0")
 """TCP only, and without v6udpv4 and v4v6 (tsp-protocol.md section 2)."""
 WITHOUT_OLD = ("v6udpv4", "v4v6")
 MOST_AGAIN = 3
