@@ -45,18 +45,21 @@ def make(running: Iterable[Block], wanted: Iterable[Block], mark: str | None, de
     ours, foreign, leftovers = set(), [], []
     for block in wanted:
         held = shown.get(block.header)
-        if held is None or not is_virtual(block.header) or not (delete or _has(block, "tunnel ")):
+        if held is None or not is_virtual(block.header):
             continue
         name = block.header.split()[1]
+        if not (_has(block, "tunnel ") or delete and name.startswith("Tunnel")):
+            continue
         if _is_ours(held, block, mark):
             ours.add(name)
             leftovers += _left(running, held, block, mark, delete)
-        elif _has(block, "tunnel ") or name.startswith("Tunnel"):
+        else:
             foreign.append(name)
     if foreign and not delete:
         raise LocalError("interface_taken", f"{foreign[0]} is in use, and not by this task: its description does not begin with "
                          f"{mark!r}.", "Name another interface. If this one is to be taken over, give it that description, or remove it.")
-    kept = tuple(block for block in wanted if block.header.partition(" ")[2] not in foreign)
+    kept = tuple(block for block in wanted if block.header.partition(" ")[2] not in foreign
+                 and not any(leaves_by(block.header, name) for name in foreign))
     return Claim(kept, tuple(leftovers), frozenset(ours), tuple(foreign))
 
 

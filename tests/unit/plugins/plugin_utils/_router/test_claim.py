@@ -89,6 +89,13 @@ def test_taking_away_leaves_what_is_of_others() -> None:
     theirs = RUNNING.replace("description IPv6 tunnel (TSP) 2001:db8:8000::/48", "description DMVPN")
     assert commands("interface Tunnel0", theirs, plan.DELETED) == []
     assert claim.make(parse(theirs), parse("interface Tunnel0"), MARK, True).foreign == ("Tunnel0",)
+    elsewhere = "interface Tunnel0\n tunnel destination 192.0.2.7\nipv6 route ::/0 Tunnel0 250\n"
+    assert commands(elsewhere, theirs + "ipv6 route ::/0 Tunnel0\n", plan.DELETED) == [], "a route through their tunnel is theirs"
+
+
+def test_a_lan_interface_of_which_nothing_is_left_stays() -> None:
+    lan = "interface Vlan10\n ipv6 address 2001:db8:9000::1/64\n"
+    assert commands(lan, "interface Vlan10\n no ip address\n", plan.DELETED) == []
 
 
 @pytest.mark.parametrize("wanted", ["interface Tunnel0", NEW.replace("9000", "8000"), NEW.replace("9000", "7000")])
