@@ -24,12 +24,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .._exchange.options import AUTH_METHODS, KEY_POLICIES, TRANSPORTS, ExchangeOptions
+from .._module.ask import DEFAULT_NAME, NAME, identity_of
 from .._tsp.client import Credentials
 from .._tsp.errors import LocalError
 from .._tsp.request import TunnelRequest
 from .tun import DEVICE_NAME
 
-NAME = re.compile(r"[a-z][a-z0-9_]{0,63}\Z")
 DEFAULT_ROUTES = ("none", "metric")
 LOG_LEVELS = ("error", "warning", "info", "debug")
 METRIC = 2048
@@ -170,7 +170,7 @@ def parse(data: dict[str, Any], path: str = "configuration") -> AgentConfig:
     """Check a configuration. Raises as load()."""
     wrong: list[str] = []
     top = _Reader(data, "", wrong)
-    name = top.text("name", "tsp", pattern=NAME)
+    name = top.text("name", DEFAULT_NAME, pattern=NAME)
     device = top.text("device", "tsp0", pattern=DEVICE_NAME)
     values: dict[str, Any] = {
         "lease_file": top.path("lease_file", f"/etc/ansible/facts.d/{name}.fact"),
@@ -184,7 +184,7 @@ def parse(data: dict[str, Any], path: str = "configuration") -> AgentConfig:
     longest = keepalive.number("longest_interval", None, 1, 86400)
     keepalive.end()
     top.end()
-    made = _options(broker, values["state_dir"], wrong)
+    made = _options(broker, values["state_dir"], identity_of("", name), wrong)
     if wrong or request is None or made is None:
         raise LocalError("config_invalid", f"{path}: {'; '.join(wrong)}.", "Correct it; nothing was done.")
     return AgentConfig(name=name, device=device, request=request, options=made, link=link, longest_interval=longest, **values)
@@ -221,7 +221,8 @@ def _link(reader: _Reader) -> LinkConfig:
     return link
 
 
-def _options(reader: _Reader, state_dir: str, wrong: list[str]) -> ExchangeOptions | None:
+def _options(reader: _Reader, state_dir: str, identity: str, wrong: list[str]) -> ExchangeOptions | None:
+    """identity: as the module has it, with which the agent shares state_dir."""
     brokers = reader.list("brokers")
     if not brokers:
         reader.refuse("brokers", "is missing or empty")
@@ -237,7 +238,7 @@ def _options(reader: _Reader, state_dir: str, wrong: list[str]) -> ExchangeOptio
         "source_port": reader.number("source_port", None, 1, 65535),
         "transports": reader.text("transports", "auto", TRANSPORTS), "deadline": float(reader.number("deadline", 60, 1, 3600)),
         "min_interval": float(reader.number("min_interval", 5, 0, 86400)),
-        "always_use_same_server": bool(reader.flag("always_use_same_server", False)), "state_dir": state_dir}
+        "always_use_same_server": bool(reader.flag("always_use_same_server", False)), "state_dir": state_dir, "identity": identity}
     reader.end()
     if wrong:
         return None

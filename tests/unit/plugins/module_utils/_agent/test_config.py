@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.config import load, parse, read_password
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.ask import target_place
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.errors import LocalError
 
 MINIMAL: dict[str, Any] = {"request": {"mode": "v6udpv4"}, "broker": {"brokers": ["broker.example"], "auth_method": "anonymous"}}
@@ -30,7 +31,10 @@ def test_defaults() -> None:
     assert (config.link.mtu, config.link.default_route, config.link.metric, config.link.forwarding) == ("auto", "metric", 2048, None)
     assert config.options.credentials is None and config.options.state_dir == "/var/lib/tsp"
     assert config.runtime_file("pid") == "/run/tsp/tsp.pid"
-    assert parse({**MINIMAL, "name": "two"}).lease_file == "/etc/ansible/facts.d/two.fact"
+    two = parse({**MINIMAL, "name": "two"})
+    assert two.lease_file == "/etc/ansible/facts.d/two.fact"
+    # what is remembered of each tunnel, such as its last server, is shared with the module, and with no other tunnel
+    assert [one.options.identity for one in (config, two)] == [target_place({"name": name}).identity for name in ("tsp", "two")]
 
 
 def test_nulls_and_empty_texts_are_defaults() -> None:
