@@ -148,6 +148,7 @@ class UdpAdapter:
         session = self.sessions.get(peer)
         if session is None or not session.confirm(packet, now):
             return False
+        self.sessions.move_to_end(peer)  # its time begins anew
         self._finished[peer] = None
         return True
 

@@ -176,9 +176,20 @@ def test_a_packet_through_the_tunnel_stands_for_a_lost_accept(peers: Peers) -> N
                         (b"\x60", peer)):
         assert not peers.adapter.confirm(end, packet, peers.mono)
     assert not peers.table.by_lease
+    peers.tick(20)
+    peers.say(VERSION, port=2)
+    peers.tick(5)
     assert peers.adapter.confirm(peer, make.udp6(inner, "2001:db8:1::1"), peers.mono)
     assert peers.table.by_outer[peer].inner_address == IPv6Address(inner) and len(peers.logged("tunnel_opened")) == 1
-    assert peers.say(ACCEPT, 3) == [b""], "the accept came after all"
     assert not peers.adapter.confirm(peer, make.udp6("2001:db8:f::3", "2001:db8:1::1"), peers.mono)
+    peers.tick(26)
+    assert list(peers.adapter.sessions) == [peer], "a session whose time was over stayed behind one that had got more"
     peers.tick(60)
     assert len(peers.table) == 1 and len(peers.logged("tunnel_opened")) == 1 and not peers.logged("session_failed")
+
+
+def test_an_accept_that_comes_after_all_is_answered(peers: Peers) -> None:
+    for number, text in enumerate((VERSION, ANONYMOUS, CREATE)):
+        peers.say(text, number)
+    assert peers.adapter.confirm(("192.0.2.7", 40000), make.udp6("2001:db8:f::2", "2001:db8:1::1"), peers.mono)
+    assert peers.say(ACCEPT, 3) == [b""]
