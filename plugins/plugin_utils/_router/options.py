@@ -35,8 +35,10 @@ ARGUMENT_SPEC: dict[str, Any] = {
 RULES = {"mutually_exclusive": [("lines", "content", "src")], "required_one_of": [("lines", "content", "src")]}
 NETWORK_OS = {"ios": "cisco_ios", "cisco.ios.ios": "cisco_ios", "cisco_ios": "cisco_ios", "iosxe": "cisco_xe", "cisco_xe": "cisco_xe"}
 """ansible_network_os -> netmiko's name of the platform."""
-_SECRET = re.compile(r"\b(password|secret|key-string|authentication-key|nhrp authentication|community|pre-shared-key|psk|"
-                     r"md5(?! key-string)) .*", re.IGNORECASE)
+_SECRET = re.compile(
+    r"(\b(?:password|secret|key-string|authentication-key|(?:nhrp|(?:standby|vrrp|glbp)(?: \d+)?) authentication|community|"
+    r"pre-shared-key|psk|md5(?! key-string)|(?:isakmp|(?:radius|tacacs)-server\b.*?) key|snmp-server host \S+)|"
+    r"^ +key(?! \d+$)) .*", re.IGNORECASE | re.MULTILINE)
 
 
 def platform(option: str | None, network_os: str | None) -> str:
