@@ -168,14 +168,32 @@ def test_udp_that_is_shut_down_in_the_middle_is_noticed_with_the_next_datagram()
     assert judged(run_sync(scenario)).code == "refused"
 
 
-def test_udp_that_falls_silent_in_the_middle_leaves_tcp_half_of_the_time():
+@pytest.mark.parametrize("seconds, transports, told", [
+    (10, "auto", "granted over udp"), (31, "auto", "granted over tcp"), (31, "udp", "granted over udp"), (61, "udp", "deadline"),
+])
+def test_udp_that_falls_silent_in_the_middle_leaves_tcp_half_of_the_time(seconds, transports, told):
+    """Of the 60 that there are; the broker says nothing for so long, on the clock of the loop, and then answers the copies."""
     async def scenario():
-        talk = Talk()
-        async with FakeBroker(lambda m, p, t: None if t == "udp" and m.startswith(b"AUTH") else talk(m, p, t)) as broker:
-            result = await ask(broker, mode="v6v4", deadline=6.0, world=World(rudp=RudpConfig()))
-            error = await fails(broker, mode="v6v4", deadline=0.5, transports="udp", world=World(rudp=RudpConfig()))
-            return [(a["transport"], a["error"] and a["error"]["code"]) for a in result.attempts], error.code
-    assert run_sync(scenario) == ([("udp", "went_silent"), ("tcp", None)], "deadline")
+        loop, talk, silent = asyncio.get_running_loop(), Talk(), []
+        real, lost = loop.time, [0.0]
+        loop.time = lambda: real() + lost[0]
+
+        def script(message, peer, transport):
+            if transport == "udp" and message.startswith(b"AUTH") and not silent:
+                silent.append(peer)
+                lost[0] = float(seconds)
+                return None
+            return talk(message, peer, transport)
+
+        async with FakeBroker(script) as broker:
+            kwargs = {"mode": "v6v4", "deadline": 60.0, "transports": transports, "world": World(rudp=RudpConfig())}
+            if told == "deadline":
+                return (await fails(broker, **kwargs)).code
+            result = await ask(broker, **kwargs)
+            assert [(a["transport"], a["error"]["code"]) for a in result.attempts[:-1]] == (
+                [("udp", "went_silent")] if told.endswith("tcp") else [])
+            return f"granted over {result.lease.transport}"
+    assert run_sync(scenario) == told
 
 
 def test_datagrams_that_are_no_answer_are_passed_over():
