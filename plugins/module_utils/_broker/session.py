@@ -46,10 +46,8 @@ class Session:
         context.why = ""
         server.receive(data, now)
         if server.session is not session and session.version:  # it began again, from the same port
-            why, context.why = context.why, why
-            self._report(session, state, established)
+            self._report(session, state, established, why)
             self.trace, self.reported, context.served = Trace(), False, False
-            context.why = why
         else:
             context.why = context.why or why
         self.trace.received(payload)
@@ -70,9 +68,9 @@ class Session:
 
     def report(self) -> None:
         """Write the line about the session, once. A failed one says what was said."""
-        self._report(self.server.session, self.server.state, self.server.established)
+        self._report(self.server.session, self.server.state, self.server.established, self.context.why)
 
-    def _report(self, session: ServerSession, state: str, established: bool) -> None:
+    def _report(self, session: ServerSession, state: str, established: bool, why: str) -> None:
         if self.reported:
             return
         self.reported = True
@@ -88,13 +86,13 @@ class Session:
             "mechanism": session.auth_method or None, "user": session.username,
             "asked": None if session.request is None else session.request.mode, "established": established}
         if failed:
-            why = self.context.why or self._why(trace.refused, session.version)
-            log.warning("session_failed", **values, status=trace.refused, state=state, why=why, said=trace.lines())
+            log.warning("session_failed", **values, status=trace.refused, state=state,
+                        why=why or self._why(trace.refused, session.version), said=trace.lines())
         elif session.version and not session.auth_method and not redirected:
             log.info("session", **values, why="the client left after our offer, which perhaps lacks the mode or the login that it wants",
                      said=trace.lines())
         else:
-            log.info("session", **values, why=self.context.why if redirected else None)
+            log.info("session", **values, why=why if redirected else None)
 
     def _why(self, refused: int | None, version: str) -> str | None:
         """The reason of what the core refused by itself."""
