@@ -17,7 +17,7 @@ from ansible_collections.tunnelbroker.tsp.tests.tools import stage
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
 FILES = stage.sources(ROOT)
 CODE = [name for name in FILES if name.endswith((".py", ".sh")) and Path(ROOT, name).stat().st_size]
-ON_TARGETS = ("_tsp", "_exchange", "_apply", "_agent", "_module")
+ON_TARGETS = ("_tsp", "_exchange", "_apply", "_agent", "_linux", "_module")
 # What other packages of module_utils each of these may import.
 MAY_KNOW = {
     "_tsp": set(),
@@ -25,6 +25,7 @@ MAY_KNOW = {
     "_apply": {"_tsp"},
     "_agent": {"_tsp", "_exchange", "_apply", "_module"},
     "_broker": {"_tsp", "_agent"},
+    "_linux": {"_tsp", "_apply", "_module"},
     "_module": {"_tsp", "_exchange", "_apply", "_agent"},
 }
 SANS_IO = {"asyncio", "socket", "select", "selectors", "time", "os", "subprocess", "random", "secrets", "threading", "pathlib"}
