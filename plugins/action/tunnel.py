@@ -13,6 +13,7 @@ from ansible import constants as C
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.argspec import TUNNEL_RULES, TUNNEL_SPEC
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.ask import Place, checked_name, identity_of
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.leasestore import Reservation, lease_text, read, remove, same_tunnel
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.pathmtu import path_mtu
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.tunnel_task import run
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.lease import Lease
 from ansible_collections.tunnelbroker.tsp.plugins.plugin_utils._action import ExchangeAction
@@ -32,7 +33,7 @@ class ActionModule(ExchangeAction):
         path = lease_path(params["lease_dir"], name, host.name, task_vars)
         place = Place(path, params["state_dir"] or os.path.join(C.ANSIBLE_HOME, "tunnelbroker.tsp"), identity=identity_of(host.name, name),
                       for_another=for_another(host), keep_mode=True)
-        return run(params, place, check_mode=self._task.check_mode)
+        return run(params, place, check_mode=self._task.check_mode, measure=path_mtu)
 
     def afterwards(self, result: dict[str, Any], params: dict[str, Any], host: Host, task_vars: dict[str, Any]) -> dict[str, Any]:
         """Keep a copy of the target's lease in the project's folder, where one is wanted.

@@ -193,6 +193,9 @@ lease:
     local_address:
       description: The address of the host itself at which the tunnel ends. It is not that of RV(lease.client) behind a NAT; none by proxy.
       type: str
+    path_mtu:
+      description: Bytes that the path to the broker carries unfragmented, measured when the lease was made; none by proxy.
+      type: int
     prefix:
       description: The delegated prefix, none for a host.
       type: str
@@ -234,6 +237,7 @@ lease:
     client: {ipv4: 192.0.2.7, ipv6: "2001:db8:f00::2", dns_name: null, udp_port: null}
     server: {ipv4: 203.0.113.1, ipv6: "2001:db8:f00::1", dns_name: null, udp_port: null}
     local_address: 192.0.2.7
+    path_mtu: 1500
     prefix: 2001:db8:a::/56
     dns_servers: []
     keepalive: {interval: 30, address: "2001:db8:f00::1"}
@@ -310,13 +314,14 @@ error:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.argspec import TUNNEL_RULES, TUNNEL_SPEC
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.ask import target_place
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.pathmtu import path_mtu
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.results import finish
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.tunnel_task import run
 
 
 def main() -> None:
     module = AnsibleModule(argument_spec=TUNNEL_SPEC, supports_check_mode=True, **TUNNEL_RULES)
-    finish(module, lambda: run(module.params, target_place(module.params), check_mode=module.check_mode))
+    finish(module, lambda: run(module.params, target_place(module.params), check_mode=module.check_mode, measure=path_mtu))
 
 
 if __name__ == "__main__":

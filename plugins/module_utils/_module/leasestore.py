@@ -48,7 +48,7 @@ def same_tunnel(text: str | None, lease: Lease) -> bool:
 
 
 def _lasting(data: dict[str, Any]) -> dict[str, Any]:
-    passing = ("obtained_at", "expires_at", "transport", "quirks", "warnings", "local_address")
+    passing = ("obtained_at", "expires_at", "transport", "quirks", "warnings", "local_address", "path_mtu")
     return {**{name: value for name, value in data.items() if name not in passing}, "client": {**data["client"], "udp_port": None}}
 
 

@@ -26,8 +26,8 @@
     keepalive          {interval, address} or null; address is always set here (the broker's inner address where it named none)
     probe              whom to ping to prove the tunnel
 
-The MTU is the link's (1500 unless told) less the headers of the encapsulation: IPv4 20, with UDP 28, IPv6 40. Inner IPv6 never
-goes below 1280 (RFC 8200 section 5): on a smaller link the outer packets are fragmented instead.
+The MTU is that of the path to the broker (measured with the lease, else 1500, unless told) less the headers of the encapsulation: IPv4
+20, with UDP 28, IPv6 40. Inner IPv6 never goes below 1280 (RFC 8200 section 5): on a smaller link the outer packets are fragmented instead.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ TSP_PORT = 3653
 
 
 def tunnel_plan(lease: Lease | dict[str, Any], *, lan_interfaces: Any = (), mtu: int | str | None = None,
-                link_mtu: int | str = LINK_MTU) -> dict[str, Any]:
+                link_mtu: int | str | None = None) -> dict[str, Any]:
     """The plan (module docstring) for `lease`, an object or its dict.
 
     lan_interfaces: names, or dicts {name, subnet}: subnet is the number of the network inside the prefix (0 first; text
     may be decimal, or hexadecimal with 0x); interfaces without one get the lowest numbers left, in order; networks that hold an end of
     the tunnel come last. mtu: None or "auto" computes,
-    a number overrides. link_mtu: MTU of the link under the tunnel.
+    a number overrides. link_mtu: MTU of the link under the tunnel; None or "auto" is what the lease says of the path, else 1500.
 
     Raises LocalError: `lease_invalid`, `mtu_invalid`, `lan_invalid` (contradiction in the choices), `no_prefix` (LAN interfaces
     without a delegated prefix), `prefix_too_small` (more LAN interfaces than networks).
@@ -65,6 +65,8 @@ def tunnel_plan(lease: Lease | dict[str, Any], *, lan_interfaces: Any = (), mtu:
         lease = Lease.from_dict(lease)
     grant = lease.grant
     family = grant.inner_version
+    if link_mtu is None or link_mtu in ("", "auto"):
+        link_mtu = lease.path_mtu or LINK_MTU
     size = _mtu(grant.mode, family, mtu, link_mtu)
     address, peer = grant.inner_address(grant.client), grant.inner_address(grant.server)
     whole = 128 if family == 6 else 32

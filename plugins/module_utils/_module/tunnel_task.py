@@ -11,8 +11,9 @@ facts returned. A lease that could not be stored after all is given back to the 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timezone
-from typing import Any, Callable, Protocol
+from typing import Any, Callable, Optional, Protocol
 
 from .._exchange import negotiate as _negotiate
 from .._exchange.memory import forget as forget_memory
@@ -51,21 +52,28 @@ def utc_now() -> datetime:
     return datetime.now(timezone.utc)
 
 
+Measure = Callable[[Address, Source], Optional[int]]
+
+
 def run(params: dict[str, Any], place: Place, *, check_mode: bool = False, exchange: Exchange = _negotiate,
-        now: Callable[[], datetime] = utc_now) -> dict[str, Any]:
+        now: Callable[[], datetime] = utc_now, measure: Measure | None = None) -> dict[str, Any]:
     """Do the task; the result has changed, lease, ansible_facts, lease_file, reason, warnings, attempts and diff.
 
-    params: as the argument spec `TUNNEL_SPEC` leaves them. Raises TspError.
+    params: as the argument spec `TUNNEL_SPEC` leaves them. measure: tells the MTU of the path to the broker's end (pathmtu.path_mtu), where
+    the tunnel ends at the machine that asks. Raises TspError.
     """
     checked_name(params)
     copyfile.check_place(params, place.lease_file)
-    work = _absent if params["state"] == "absent" else _present
-    result = work(params, place, check_mode, exchange, now)
+    if params["state"] == "absent":
+        result = _absent(params, place, check_mode, exchange, now)
+    else:
+        result = _present(params, place, check_mode, exchange, now, measure)
     result["warnings"] = place.warnings + result["warnings"]
     return result
 
 
-def _present(params: dict[str, Any], place: Place, check_mode: bool, exchange: Exchange, now: Callable[[], datetime]) -> dict[str, Any]:
+def _present(params: dict[str, Any], place: Place, check_mode: bool, exchange: Exchange, now: Callable[[], datetime],
+             measure: Measure | None) -> dict[str, Any]:
     request = request_of(params, place)
     options = options_of(params, place)
     if not options.brokers:
@@ -84,7 +92,7 @@ def _present(params: dict[str, Any], place: Place, check_mode: bool, exchange: E
     with Reservation(place.lease_file, None if place.keep_mode else 0o600) as room:
         copyfile.check(params)
         outcome = exchange.negotiate_sync(request, options)
-        lease = outcome.lease
+        lease = _measured(outcome.lease, options, measure)
         try:
             room.commit(lease_text(lease))
         except LocalError as exc:
@@ -92,6 +100,14 @@ def _present(params: dict[str, Any], place: Place, check_mode: bool, exchange: E
     warnings = list(lease.warnings) + outcome.warnings
     copyfile.update(params, lease, False)
     return _result(params, place, True, reason, old, lease, warnings, outcome.attempts)
+
+
+def _measured(lease: Lease, options: ExchangeOptions, measure: Measure | None) -> Lease:
+    """The lease with what the path to the broker's end carries: the tunnel's MTU follows from it."""
+    peer = lease.grant.outer_address(lease.grant.server)
+    if measure is None or peer is None or lease.request.proxy:
+        return lease
+    return replace(lease, path_mtu=measure(peer, Source.of(options)))
 
 
 def why_ask(lease: Lease | None, request: TunnelRequest, options: ExchangeOptions, now: datetime) -> str | None:

@@ -160,6 +160,7 @@ class Lease:
     anonymous. quirks: tolerances used towards this broker, name to count.
     warnings: sentences about what was granted otherwise than asked. local_address: the address of the host that asked at which the
     tunnel ends there, another one than the client's outer one where a NAT stands between; None by proxy, and where there was none.
+    path_mtu: bytes that the path to the broker carries unfragmented, None by proxy and where nobody looked.
     """
 
     broker: str
@@ -174,6 +175,7 @@ class Lease:
     warnings: tuple[str, ...] = ()
     via: str | None = None
     local_address: Address | None = None
+    path_mtu: int | None = None
 
     @property
     def expires_at(self) -> datetime | None:
@@ -212,6 +214,7 @@ class Lease:
             "client": end(grant.client),
             "server": end(grant.server),
             "local_address": None if self.local_address is None else str(self.local_address),
+            "path_mtu": self.path_mtu,
             "prefix": None if grant.prefix is None else str(grant.prefix),
             "dns_servers": list(grant.dns_servers),
             "keepalive": None if keepalive is None else {
@@ -256,13 +259,16 @@ class Lease:
             local = data.get("local_address")
             if local is not None and "%" in _text(local):
                 raise ValueError("local_address has a zone")
+            path_mtu = _whole(data.get("path_mtu"))
+            if path_mtu is not None and not 68 <= path_mtu <= 65535:
+                raise ValueError("path_mtu is out of range")
             lease = cls(
                 broker=data["broker"], transport=data["transport"], protocol_version=data["protocol_version"],
                 auth_method=data["auth_method"], grant=grant, request=TunnelRequest.from_dict(data["request"]),
                 obtained_at=_from_iso(data["obtained_at"]), username=username,
                 quirks={str(k): _whole(v) or 0 for k, v in (data.get("quirks") or {}).items()},
                 warnings=tuple(str(w) for w in data.get("warnings") or ()), via=via,
-                local_address=None if local is None else ip_address(local))
+                local_address=None if local is None else ip_address(local), path_mtu=path_mtu)
             lease.to_dict()  # the end of its life must be a date, too
             return lease
         except (KeyError, ValueError, TypeError, AttributeError, OverflowError, LocalError, RemoteError) as exc:
