@@ -11,6 +11,7 @@ play allows. A table of ours can only drop: what the site's own tables drop, it 
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address
 from typing import Any
 
 from .._tsp.errors import LocalError
@@ -43,7 +44,7 @@ def firewall(setup: Setup, *, enabled: bool = False, mss_clamp: bool = False, tc
         "filter": bool(enabled),
         "protocol": PROTOCOL.get(mode) if fixed else None,
         "port": udp_port if fixed else None,
-        "sources": [numbers["tunnel"]["remote"], *(str(peer) for peer in peers)],
+        "sources": [numbers["tunnel"]["remote"], *_addresses(peers, numbers["tunnel"]["remote"])],
         "tcp": _ports(tcp), "udp": _ports(udp), "forward_tcp": _ports(forward_tcp), "forward_udp": _ports(forward_udp),
         "mss": numbers["mss"]["ipv6" if numbers["family"] == 6 else "ipv4"] if mss_clamp else None,
     }
@@ -70,6 +71,20 @@ def parts(setup: Setup, host: Host) -> Parts:
         table = ["inet", f"tsp_{name}"]
         made.start.append({"argv": [nft, "-f", rules], "undo": [nft, "delete", "table", *table], "unless": [nft, "list", "table", *table]})
     return made
+
+
+def _addresses(wanted: Any, like: str) -> list[str]:
+    out = []
+    for item in [wanted] if isinstance(wanted, str) else wanted or ():
+        try:
+            found = ip_address(str(item))
+            if found.version != ip_address(like).version or "%" in str(item):
+                raise ValueError
+        except ValueError:
+            raise LocalError("firewall_invalid", f"{item!r} cannot end a tunnel of this kind at this host.",
+                             f"Write an address of the same family as {like}.") from None
+        out.append(str(found))
+    return out
 
 
 def _ports(wanted: Any) -> list[str]:

@@ -51,6 +51,13 @@ def test_what_is_no_port_is_refused(given: Any) -> None:
         firewall(setup(), enabled=True, udp=[given])
 
 
+def test_further_ends_of_tunnels() -> None:
+    assert firewall(setup(), enabled=True, peers=["192.0.2.9"])["sources"] == ["192.0.2.1", "192.0.2.9"]
+    for wrong in ("2001:db8::1", "broker.example", "192.0.2.9 accept; drop", 7, "::1%eth0"):
+        with pytest.raises(LocalError, match="cannot end a tunnel"):
+            firewall(setup(), enabled=True, peers=[wrong])
+
+
 def test_without_nft_it_says_so() -> None:
     with pytest.raises(LocalError) as caught:
         parts({**setup(), "firewall": firewall(setup(), enabled=True)}, {"tools": {"nft": None}, "service_manager": "systemd"})
