@@ -12,6 +12,7 @@
     {"kind": "rule", "family": 4, "from": network, "table": number | "main", "priority": 4653, "suppress_prefixlength": 0 | null}
     {"kind": "sysctl", "name": "net/ipv6/conf/all/forwarding", "value": "1"}
 
+A route may have "absent": true: it shall not be there (a native default route that ours replaces), and comes back with the teardown.
 Each has `make`: true when the transaction itself makes it (with ip or through /proc/sys), false when a configuration system of the
 host does, out of files, and the transaction waits for it. All items are verified in the kernel before a change is confirmed, taken
 back when it is not, and taken away, or put back to what they were, with the tunnel.
@@ -37,11 +38,12 @@ def address(device: str, cidr: str, *, make: bool = False) -> Item:
 
 
 def route(destination: str, device: str | None, metric: int, *, kind: str = "unicast", gateway: str | None = None,
-          source: str | None = None, table: int | str = "main", make: bool = False) -> Item:
-    """A route. source: a source-specific one (IPv6 only: `from`)."""
+          source: str | None = None, table: int | str = "main", make: bool = False, absent: bool = False) -> Item:
+    """A route. source: a source-specific one (IPv6 only: `from`). absent: one that shall not be there; the transaction takes it away."""
     network = ip_network(destination)
     return {"kind": "route", "family": network.version, "destination": str(network), "device": device, "gateway": gateway,
-            "metric": metric, "type": kind, "from": source, "table": table, "make": make}
+            "metric": metric, "type": kind, "from": source, "table": table, "make": make,
+            **({"absent": True} if absent else {})}
 
 
 def rule(source: str, table: int | str, priority: int, *, suppress_prefixlength: int | None = None, make: bool = False) -> Item:
@@ -67,8 +69,11 @@ def describe(item: Item) -> str:
     if kind == "route":
         source = f" from {item['from']}" if item["from"] else ""
         where = "unreachable" if item["type"] == "unreachable" else f"through {item['device']}"
+        gateway = f" by {item['gateway']}" if item["gateway"] else ""
         table = "" if item["table"] == "main" else f" in table {item['table']}"
-        return f"route to {item['destination']}{source} {where} with metric {item['metric']}{table}"
+        return f"route to {item['destination']}{source} {where}{gateway} with metric {item['metric']}{table}"
     if kind == "rule":
         return f"rule {item['priority']}: from {item['from']} to table {item['table']}"
+    if kind == "fou":
+        return f"UDP port {item['port']} of the kernel"
     return f"{item['name'].replace('/', '.')} = {item['value']}"

@@ -85,6 +85,12 @@ class Runner(Protocol):
     def run(self, argv: Sequence[str], timeout: float = 60.0) -> Completed:
         """Run a command without a shell, without input, in a fixed small environment. Never raises for its failure."""
 
+    def get_sysctl(self, name: str) -> str | None:
+        """A variable of the kernel (its name with slashes), None when there is none, or none that can be read."""
+
+    def set_sysctl(self, name: str, value: str) -> None:
+        """Set it."""
+
     def lock(self, directory: str) -> AbstractContextManager[None]:
         """Hold this directory (made 0700 when missing) alone; taken away at the end when empty. ApplyError `busy`."""
 
@@ -222,6 +228,20 @@ class HostRunner:
         except OSError as exc:
             return Completed(command, NOT_FOUND, "", f"{command[0]}: {exc.strerror}")
         return Completed(command, done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace"))
+
+    def get_sysctl(self, name: str) -> str | None:
+        try:
+            with open(f"/proc/sys/{name}", encoding="ascii") as file:
+                return file.read().strip()
+        except OSError:
+            return None
+
+    def set_sysctl(self, name: str, value: str) -> None:
+        try:
+            with open(f"/proc/sys/{name}", "w", encoding="ascii") as file:
+                file.write(value)
+        except OSError as exc:
+            raise _refused(f"set it to {value}:", f"/proc/sys/{name}", exc) from None
 
     @contextmanager
     def lock(self, directory: str) -> Iterator[None]:
