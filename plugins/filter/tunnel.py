@@ -8,29 +8,13 @@ from __future__ import annotations
 
 from typing import Any, Callable
 
-from ansible.errors import AnsibleFilterError
-from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.plain import plain
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.plan import tunnel_plan
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.table import tunnel_table
-from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.errors import TspError
-
-
-def _filter(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` on plain types, with our errors as Ansible's."""
-
-    def wrapped(value: Any, **options: Any) -> Any:
-        try:
-            return function(plain(value), **plain(options))
-        except TspError as exc:
-            raise AnsibleFilterError(str(exc)) from None
-
-    wrapped.__name__ = function.__name__
-    wrapped.__doc__ = function.__doc__
-    return wrapped
+from ansible_collections.tunnelbroker.tsp.plugins.plugin_utils._filter import as_filter
 
 
 class FilterModule:
     """What Ansible looks for in a filter file."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
-        return {"tunnel_plan": _filter(tunnel_plan), "tunnel_table": _filter(tunnel_table)}
+        return {"tunnel_plan": as_filter(tunnel_plan), "tunnel_table": as_filter(tunnel_table)}

@@ -104,9 +104,10 @@ host:
       type: dict
     links:
       description: >-
-        The interfaces by name, each with C(index), C(kind), C(alias), C(mtu), C(up), C(mac), C(ipv6), C(addresses), C(dynamic) (those of them
-        that come from DHCP or router advertisements), C(accept_ra), C(forwarding), C(has_force_forwarding), C(governor) (V(networkd),
-        V(netplan), V(networkmanager), V(ifupdown) or V(none)), C(network_file), C(connection), C(netplan_type), C(netplan_id) and C(renderer).
+        The interfaces by name, each with C(index), C(kind), C(alias), C(mtu), C(up), C(mac), C(ipv6), C(addresses), C(dynamic) (those of
+        them that come from DHCP or router advertisements), C(accept_ra), C(forwarding), C(has_force_forwarding), C(governor) (V(networkd),
+        V(netplan), V(networkmanager), V(ifupdown) or V(none)), C(network_file), C(connection), C(netplan_type), C(netplan_id) and
+        C(renderer).
       type: dict
     default_routes:
       description: The default routes with C(family), C(device), C(gateway), C(metric), C(protocol) and C(from).
@@ -122,11 +123,12 @@ host:
       description: C(kernel) says whether the kernel can filter with nftables.
       type: dict
     ours:
-      description: What earlier transactions made and agents hold, by name, with C(devices), C(files) and C(addresses).
+      description: What earlier transactions made and agents hold, by name, with C(devices), C(files), C(addresses) and C(items).
       type: dict
     interfaces_file:
       description: >-
-        C(sources_d) says whether F(/etc/network/interfaces) includes the files of F(/etc/network/interfaces.d), C(flavour) whose ifup it is.
+        C(sources_d) says whether C(/etc/network/interfaces) includes the files of C(/etc/network/interfaces.d), C(flavour) whose ifup
+        it is.
       type: dict
 error:
   description: What was wrong with the task.

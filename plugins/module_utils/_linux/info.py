@@ -19,7 +19,8 @@
     management                          {peer, local, device}: how whoever looks came in over SSH, each null when nobody did
     radvd                               {installed, active, enabled, config, interfaces}
     nftables                            {kernel: whether it can filter}
-    ours                                {transaction: {devices, files, addresses}} that earlier runs, or a running agent, made
+    ours                                {transaction: {devices, files, addresses ["eth1 2001:db8::1/64"], items}} that earlier runs, or a
+                                        running agent, made; items: sysctls, and native routes that were taken away
     interfaces_file                     {sources_d, flavour}
 
 Addresses of scope link are left out. What could not be found out is said in a sentence each.
@@ -209,9 +210,9 @@ def _radvd(look: Look, tools: dict[str, str | None], units: dict[str, dict[str, 
             "config": RADVD_CONFIG, "interfaces": list(dict.fromkeys(re.findall(r"\binterface\s+([^\s{}\"]+)\s*\{", text)))}
 
 
-def _ours(look: Look, state_dir: str, warnings: list[str]) -> dict[str, dict[str, list[str]]]:
-    """What earlier transactions made, and what running agents hold: {name: {devices, files, addresses ["eth1 2001:db8::1/64"]}}."""
-    out: dict[str, dict[str, list[str]]] = {}
+def _ours(look: Look, state_dir: str, warnings: list[str]) -> dict[str, dict[str, list[Any]]]:
+    """What earlier transactions made, and what running agents hold."""
+    out: dict[str, dict[str, list[Any]]] = {}
     for name in look.names(state_dir):
         if name.endswith(MEMORY_SUFFIX):
             try:
@@ -223,16 +224,16 @@ def _ours(look: Look, state_dir: str, warnings: list[str]) -> dict[str, dict[str
             for name in look.names(f"/run/{folder}"):
                 if name.endswith(".undo.json"):
                     found = _of_agent(look.text(f"/run/{folder}/{name}") or "")
-                    out.setdefault(f"agent:{name[:-len('.undo.json')]}", {"devices": [], "files": [], "addresses": found})
+                    out[f"agent:{name[:-len('.undo.json')]}"] = {"devices": [], "files": [], "addresses": found, "items": []}
     return out
 
 
-def _remembered(memory: dict[str, Any]) -> dict[str, list[str]]:
-    """Out of a memory file of apply_config (_apply/memory.py)."""
-    items = [entry.get("item", entry) for entry in memory.get("items", ())]
-    files = [entry["path"] if isinstance(entry, dict) else str(entry) for entry in memory.get("files", ())]
-    return {"devices": [item["device"] for item in items if item.get("kind") == "link"], "files": files,
-            "addresses": [f"{item['device']} {item['cidr']}" for item in items if item.get("kind") == "address"]}
+def _remembered(memory: dict[str, Any]) -> dict[str, list[Any]]:
+    """Out of a memory file of apply_config (_apply/memory.py), without the contents that it keeps."""
+    items = memory["items"]
+    return {"devices": list(memory["devices"]), "files": sorted({*memory["files"], *memory["edits"]}),
+            "addresses": [f"{item['device']} {item['cidr']}" for item in items if item["kind"] == "address"],
+            "items": [item for item in items if item["kind"] == "sysctl" or item.get("absent")]}
 
 
 def _of_agent(text: str) -> list[str]:

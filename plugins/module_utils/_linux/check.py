@@ -1,0 +1,114 @@
+# Copyright (c) 2026, The tunnelbroker.tsp authors
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+
+"""What is wrong with a wish, found out before anything is touched."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import ip_interface, ip_network
+from typing import Any
+
+from .._tsp.errors import LocalError
+from . import registry
+from .backend import Host
+
+DEVICE_NAME = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9_.-]{1,15}\Z")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}\Z")
+ALIAS = "tunnelbroker.tsp"
+"""A device of ours carries the alias `tunnelbroker.tsp:<name>`."""
+WRITTEN = {registry.AGENT: ("/etc", "/usr/local/lib", "/var/lib"), "networkd": ("/etc/systemd",), "netplan": ("/etc/netplan",),
+           "networkmanager": ("/etc/NetworkManager",), "ifupdown": ("/etc/network",), registry.SCRIPT: ("/etc/systemd", "/usr/local/lib")}
+"""Where the files of each backend go, beside /etc itself and what a transaction remembers."""
+
+
+def check_host(host: Host) -> None:
+    """Whether a tunnel is possible here at all. Raises LocalError: `not_linux`, `no_ip`, `ipv6_disabled`."""
+    if host["system"] != "Linux":
+        raise LocalError("not_linux", f"This host runs {host['system']}, not Linux.", "Choose the platform with tunnel_platform.")
+    if not host["tools"]["ip"]:
+        raise LocalError("no_ip", "This host has no ip, which sets up tunnels.", "Install iproute2.")
+    if not host["ipv6"]:
+        raise LocalError("ipv6_disabled", f"IPv6 is switched off on this host. {host['ipv6_why']}".strip(),
+                         "Set net.ipv6.conf.all.disable_ipv6 and net.ipv6.conf.default.disable_ipv6 to 0 (in /etc/sysctl.d too), or boot "
+                         "without ipv6.disable.")
+
+
+def check_writable(backend: str, host: Host) -> None:
+    """Raises LocalError `read_only`, `not_root`."""
+    shut = [folder for folder in dict.fromkeys(("/etc", "/var/lib", *WRITTEN[backend])) if folder in host["read_only"]]
+    if shut:
+        raise LocalError("read_only", f"{' and '.join(shut)} of this host cannot be written.",
+                         "Mount it read-write, or configure the image that the host boots from.")
+    if not host["root"]:
+        raise LocalError("not_root", "Only root can set up a tunnel, and linux_info ran as another user.", "Set become: true.")
+
+
+def check_device(device: str, name: str, host: Host) -> None:
+    """Raises LocalError: `device_invalid`, `name_invalid`, `device_taken` (it exists, and neither alias nor memory say that it is ours)."""
+    if not isinstance(name, str) or not NAME.match(name):
+        raise LocalError("name_invalid", f"{name!r} cannot be the name of a tunnel.", "Use up to 32 letters, digits, dashes, underscores.")
+    if not isinstance(device, str) or not DEVICE_NAME.match(device):
+        raise LocalError("device_invalid", f"{device!r} cannot be the name of a device.", "Use up to 15 letters, digits, dashes.")
+    link = host["links"].get(device)
+    if link is None:
+        return
+    alias, _colon, owner = link["alias"].partition(":")
+    remembered = [made for made, what in host["ours"].items() if device in what["devices"]]
+    if alias == ALIAS:
+        if owner != name and not owner.endswith(f"-{name}") and owner not in remembered:
+            raise LocalError("device_taken", f"The device {device} belongs to the tunnel {owner}, not to {name}.",
+                             "Give each tunnel its own linux_device.")
+    elif not remembered:
+        kind = f" ({link['kind']})" if link["kind"] else ""
+        raise LocalError("device_taken", f"There is a device {device}{kind} on this host that is not of this collection.",
+                         "Set another linux_device, or remove that one.")
+
+
+def check_lan(numbers: dict[str, Any], device: str, uplink: str | None, host: Host) -> None:
+    """Raises LocalError: `lan_missing`, `lan_invalid` (uplink, tunnel or loopback), `lan_ipv6_disabled`, `lan_conflict` (the network is on
+    another interface already, or overlaps one of another size)."""
+    links = host["links"]
+    for entry in numbers["lan"]:
+        name = entry["interface"]
+        if name == device:
+            raise LocalError("lan_invalid", f"{name} is the tunnel itself, and no LAN interface.", "Name the interface of the LAN.")
+        if name == uplink:
+            raise LocalError("lan_invalid", f"{name} is the interface that the tunnel leaves by, and cannot be a LAN interface.",
+                             "Name the interface of the LAN. On a host with one interface, leave tunnel_lan_interfaces empty.")
+        if name == "lo":
+            raise LocalError("lan_invalid", "lo cannot be a LAN interface.", "Name the interface of the LAN.")
+        if name not in links:
+            others = sorted(other for other in links if other not in ("lo", device, uplink))
+            raise LocalError("lan_missing", f"There is no interface {name} on this host.",
+                             f"It has {', '.join(others)}." if others else "It has no interface for a LAN.")
+        if numbers["family"] == 6 and not links[name]["ipv6"]:
+            raise LocalError("lan_ipv6_disabled", f"IPv6 is switched off on {name}.", f"Set net.ipv6.conf.{name}.disable_ipv6 to 0.")
+    _no_conflict(numbers, device, host)
+
+
+def _no_conflict(numbers: dict[str, Any], device: str, host: Host) -> None:
+    lans = [(entry["interface"], ip_network(entry["network"])) for entry in numbers["lan"]]
+    made = {address for what in host["ours"].values() for address in what["addresses"]}
+    for name, link in host["links"].items():
+        for cidr in link["addresses"] if name != device else ():
+            held = ip_interface(cidr)
+            if f"{name} {held}" in made:
+                continue
+            for lan, network in lans:
+                if held.version != network.version or not held.network.overlaps(network):
+                    continue
+                # Another address of the very network, or a single one out of it (DHCPv6), is at home on its interface.
+                if name == lan and (held.network == network or held.network.prefixlen == held.max_prefixlen):
+                    continue
+                where = "as well" if name == lan else f"and not {lan}"
+                raise LocalError("lan_conflict", f"{lan} is to get {network}, but {name} holds {held} {where}.",
+                                 "Remove that address, or give the LAN interface another subnet.")
+
+
+def check_radvd(wanted: bool, host: Host) -> None:
+    """Raises LocalError `radvd_missing`."""
+    if wanted and not host["radvd"]["installed"]:
+        raise LocalError("radvd_missing", "Router advertisements are wanted, but radvd is not installed on this host.",
+                         "Install it (radvd_install: true lets the role do so), or leave router advertisements out.")
