@@ -149,7 +149,7 @@ def _named(wanted: str, setup: Setup, host: Host, known: Registry) -> tuple[str,
     refusal = _refusal(wanted, chosen, setup, host)
     if refusal is not None:
         raise LocalError("backend_cannot", f"{title} cannot keep this tunnel: {refusal}", "Set linux_backend to auto, script or agent.")
-    return wanted, chosen, f"{title[0].upper()}{title[1:]} keeps the tunnel, as asked."
+    return wanted, chosen, f"The tunnel is kept by {title}, as asked."
 
 
 def _refusal(name: str, chosen: Backend, setup: Setup, host: Host) -> str | None:
