@@ -48,12 +48,12 @@ seealso:
 EXAMPLES = r"""
 - name: Look at the host
   tunnelbroker.tsp.linux_info:
-  register: seen
+    fact: tsp_host
 
 - name: Show what governs each interface
   ansible.builtin.debug:
     msg: "{{ item.key }}: {{ item.value.governor }}"
-  loop: "{{ seen.host.links | dict2items }}"
+  loop: "{{ ansible_facts['tsp_host'].links | dict2items }}"
 """
 
 RETURN = r"""

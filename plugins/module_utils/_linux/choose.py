@@ -60,18 +60,18 @@ def data_plane_of(mode: str, host: Host, wanted: str = "auto") -> tuple[str, str
     if wanted not in DATA_PLANES:
         raise LocalError("invalid_option", f"The data plane {wanted!r} is unknown.", f"Use one of {', '.join(DATA_PLANES)}.")
     if mode == "v6v4":
-        _need(host, "sit", "Ask for v6udpv4, which needs only a TUN device, or install the kernel's module sit.")
+        _need(host, "sit")
         return "sit", "The kernel carries it: sit, IPv6 in IPv4."
     if mode == "v4v6":
-        _need(host, "ip6tnl", "Install the kernel's module ip6_tunnel.")
+        _need(host, "ip6tnl")
         return "ip6tnl", "The kernel carries it: ip6tnl, IPv4 in IPv6."
     if wanted == "tun" or wanted == "auto" and not (_has(host, "fou") and _has(host, "sit")):
-        _need(host, "tun", "Give the container /dev/net/tun, or install the kernel's module tun or fou.")
+        _need(host, "tun")
         lacks = " and ".join(kind for kind in ("fou", "sit") if not _has(host, kind))
         why = "as asked" if wanted == "tun" else f"since the kernel lacks {lacks}"
         return "tun", f"The agent carries it through a TUN device, {why}."
     for kind in ("fou", "sit"):
-        _need(host, kind, f"Set linux_data_plane to auto, or install the kernel's module {kind}.")
+        _need(host, kind)
     return "fou", "The kernel carries it: sit over FOU, IPv6 in UDP."
 
 
@@ -173,10 +173,21 @@ def _no_module(host: Host, kind: str) -> str:
     return f"the kernel {host['kernel']} has no {kind}"
 
 
-def _need(host: Host, kind: str, hint: str) -> None:
-    if not _has(host, kind):
-        what = "TUN device" if kind == "tun" else f"{kind} (module {'ip6_tunnel' if kind == 'ip6tnl' else kind})"
-        raise LocalError(f"no_{kind}", f"The kernel {host['kernel']} of this host has no {what}.", hint)
+def _need(host: Host, kind: str) -> None:
+    if _has(host, kind):
+        return
+    kernel = host["kernel"]
+    if kind == "sit":
+        raise LocalError("no_sit", f"The kernel {kernel} of this host has no sit, which carries IPv6 in IPv4.",
+                         "Ask for v6udpv4, which a TUN device carries as well, or install the kernel's module sit.")
+    if kind == "fou":
+        raise LocalError("no_fou", f"The kernel {kernel} of this host has no fou, which carries IPv6 in UDP.",
+                         "Set linux_data_plane to auto, or install the kernel's module fou.")
+    if kind == "ip6tnl":
+        raise LocalError("no_ip6tnl", f"The kernel {kernel} of this host has no ip6tnl, which carries IPv4 in IPv6.",
+                         "Install the kernel's module ip6_tunnel.")
+    raise LocalError("no_tun", f"The kernel {kernel} of this host has no TUN device.",
+                     "Give the container /dev/net/tun, or install the kernel's module tun or fou.")
 
 
 def _span(seconds: int) -> str:

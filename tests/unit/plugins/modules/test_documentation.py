@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 from ansible_collections.tunnelbroker.tsp.plugins.doc_fragments import attributes, broker
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._linux.info_task import SPEC as LINUX_SPEC
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.argspec import INFO_SPEC, TUNNEL_SPEC
-from ansible_collections.tunnelbroker.tsp.plugins.modules import broker_info, tunnel
+from ansible_collections.tunnelbroker.tsp.plugins.modules import broker_info, linux_info, tunnel
 
 FRAGMENTS = {
     "tunnelbroker.tsp.attributes": attributes.ModuleDocFragment.DOCUMENTATION,
@@ -20,10 +21,11 @@ FRAGMENTS = {
     "tunnelbroker.tsp.broker.login": broker.ModuleDocFragment.LOGIN,
     "tunnelbroker.tsp.broker.request": broker.ModuleDocFragment.REQUEST,
 }
-MODULES = [(tunnel, TUNNEL_SPEC), (broker_info, INFO_SPEC)]
+MODULES = [(tunnel, TUNNEL_SPEC), (broker_info, INFO_SPEC), (linux_info, LINUX_SPEC)]
+NAMES = [module.__name__.rpartition(".")[2] for module, _spec in MODULES]
 
 
-@pytest.mark.parametrize("module, spec", MODULES, ids=["tunnel", "broker_info"])
+@pytest.mark.parametrize("module, spec", MODULES, ids=NAMES)
 def test_options_are_documented_as_they_are(module, spec):
     doc = yaml.safe_load(module.DOCUMENTATION)
     options = {}
@@ -38,7 +40,7 @@ def test_options_are_documented_as_they_are(module, spec):
         assert said["description"]
 
 
-@pytest.mark.parametrize("module", [tunnel, broker_info], ids=["tunnel", "broker_info"])
+@pytest.mark.parametrize("module", [module for module, _spec in MODULES], ids=NAMES)
 def test_examples_use_options_that_exist(module):
     spec = next(spec for one, spec in MODULES if one is module)
     name = "tunnelbroker.tsp." + module.__name__.rpartition(".")[2]
@@ -46,7 +48,7 @@ def test_examples_use_options_that_exist(module):
     assert used and all(set(task) <= set(spec) for task in used)
 
 
-@pytest.mark.parametrize("module", [tunnel, broker_info], ids=["tunnel", "broker_info"])
+@pytest.mark.parametrize("module", [module for module, _spec in MODULES], ids=NAMES)
 def test_a_module_is_documentation_and_wiring(module):
     code = Path(module.__file__).read_text().split('RETURN = r"""')[1].split('"""')[1]
     assert len([line for line in code.splitlines() if line.strip()]) < 30
