@@ -30,7 +30,7 @@ def check_host(host: Host) -> None:
     if not host["tools"]["ip"]:
         raise LocalError("no_ip", "This host has no ip, which sets up tunnels.", "Install iproute2.")
     if not host["ipv6"]:
-        raise LocalError("ipv6_disabled", f"IPv6 is switched off on this host. {host['ipv6_why']}".strip(),
+        raise LocalError("ipv6_disabled", f"IPv6 is switched off on this host. {host['ipv6_why']}",
                          "Set net.ipv6.conf.all.disable_ipv6 and net.ipv6.conf.default.disable_ipv6 to 0 (in /etc/sysctl.d too), or boot "
                          "without ipv6.disable.")
 
@@ -82,7 +82,7 @@ def check_lan(numbers: dict[str, Any], device: str, uplink: str | None, host: Ho
         if name not in links:
             others = sorted(other for other in links if other not in ("lo", device, uplink))
             raise LocalError("lan_missing", f"There is no interface {name} on this host.",
-                             f"It has {', '.join(others)}." if others else "It has no interface for a LAN.")
+                             f"Name one that it has: {', '.join(others) or 'none but the uplink'}.")
         if numbers["family"] == 6 and not links[name]["ipv6"]:
             raise LocalError("lan_ipv6_disabled", f"IPv6 is switched off on {name}.", f"Set net.ipv6.conf.{name}.disable_ipv6 to 0.")
     _no_conflict(numbers, device, host)
