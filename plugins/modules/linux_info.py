@@ -123,7 +123,9 @@ host:
       description: C(kernel) says whether the kernel can filter with nftables.
       type: dict
     ours:
-      description: What earlier transactions made and agents hold, by name, with C(devices), C(files), C(addresses) and C(items).
+      description: >-
+        What earlier transactions made and agents hold, by name, with C(devices), C(files), C(addresses), C(items) and C(unfinished) (a run
+        was interrupted).
       type: dict
     interfaces_file:
       description: >-

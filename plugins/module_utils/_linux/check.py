@@ -55,15 +55,21 @@ def check_device(device: str, name: str, host: Host) -> None:
     if link is None:
         return
     alias, _colon, owner = link["alias"].partition(":")
-    remembered = [made for made, what in host["ours"].items() if device in what["devices"]]
-    if alias == ALIAS:
-        if owner != name and not owner.endswith(f"-{name}") and owner not in remembered:
-            raise LocalError("device_taken", f"The device {device} belongs to the tunnel {owner}, not to {name}.",
-                             "Give each tunnel its own linux_device.")
-    elif not remembered:
+    owners = ([owner] if alias == ALIAS else []) + [made for made, what in host["ours"].items() if device in what["devices"]]
+    if any(made == name or made.endswith(f"-{name}") for made in owners):
+        return
+    if owners:
+        raise LocalError("device_taken", f"The device {device} belongs to another tunnel ({owners[0]}), not to {name}.",
+                         "Give each tunnel its own linux_device.")
+    # What an interrupted run made is not remembered yet: the transaction undoes that first, and looks at the device itself then.
+    if not _unfinished(host):
         kind = f" ({link['kind']})" if link["kind"] else ""
         raise LocalError("device_taken", f"There is a device {device}{kind} on this host that is not of this collection.",
                          "Set another linux_device, or remove that one.")
+
+
+def _unfinished(host: Host) -> bool:
+    return any(made["unfinished"] for made in host["ours"].values())
 
 
 def check_lan(numbers: dict[str, Any], device: str, uplink: str | None, host: Host) -> None:
@@ -89,15 +95,16 @@ def check_lan(numbers: dict[str, Any], device: str, uplink: str | None, host: Ho
 
 
 def _no_conflict(numbers: dict[str, Any], device: str, host: Host) -> None:
-    lans = [(entry["interface"], ip_network(entry["network"])) for entry in numbers["lan"]]
+    lans = [(entry["interface"], ip_network(entry["network"]), ip_interface(entry["cidr"])) for entry in numbers["lan"]]
+    unfinished = _unfinished(host)
     made = {address for what in host["ours"].values() for address in what["addresses"]}
     for name, link in host["links"].items():
         for cidr in link["addresses"] if name != device else ():
             held = ip_interface(cidr)
             if f"{name} {held}" in made:
                 continue
-            for lan, network in lans:
-                if held.version != network.version or not held.network.overlaps(network):
+            for lan, network, own in lans:
+                if held.version != network.version or not held.network.overlaps(network) or unfinished and held == own:
                     continue
                 # Another address of the very network, or a single one out of it (DHCPv6), is at home on its interface.
                 if name == lan and (held.network == network or held.network.prefixlen == held.max_prefixlen):

@@ -19,8 +19,9 @@
     management                          {peer, local, device}: how whoever looks came in over SSH, each null when nobody did
     radvd                               {installed, active, enabled, config, interfaces}
     nftables                            {kernel: whether it can filter}
-    ours                                {transaction: {devices, files, addresses ["eth1 2001:db8::1/64"], items}} that earlier runs, or a
-                                        running agent, made; items: sysctls, and native routes that were taken away
+    ours                                {transaction: {devices, files, addresses ["eth1 2001:db8::1/64"], items, unfinished}} that earlier
+                                        runs, or a running agent, made; items: sysctls, and native routes that were taken away;
+                                        unfinished: a run was interrupted, and what it made is not known
     interfaces_file                     {sources_d, flavour}
 
 Addresses of scope link are left out. What could not be found out is said in a sentence each.
@@ -33,6 +34,7 @@ import re
 from ipaddress import ip_address
 from typing import Any
 
+from .._apply.journal import JOURNAL
 from .._apply.service import SYSTEMD_RUNS
 from .._apply.transaction import STATE_DIR
 from .governors import interfaces_file, of_links, system_wide
@@ -46,6 +48,7 @@ UNITS = ("systemd-networkd.service", "NetworkManager.service", "networking.servi
 RADVD_CONFIG = "/etc/radvd.conf"
 MEMORY_SUFFIX = ".before.json"
 AGENT_FOLDERS = re.compile(r"tsp(-.+)?\Z")
+NOTHING: dict[str, Any] = {"devices": [], "files": [], "addresses": [], "items": [], "unfinished": False}
 CONF6 = "/proc/sys/net/ipv6/conf"
 
 
@@ -210,21 +213,24 @@ def _radvd(look: Look, tools: dict[str, str | None], units: dict[str, dict[str, 
             "config": RADVD_CONFIG, "interfaces": list(dict.fromkeys(re.findall(r"\binterface\s+([^\s{}\"]+)\s*\{", text)))}
 
 
-def _ours(look: Look, state_dir: str, warnings: list[str]) -> dict[str, dict[str, list[Any]]]:
+def _ours(look: Look, state_dir: str, warnings: list[str]) -> dict[str, dict[str, Any]]:
     """What earlier transactions made, and what running agents hold."""
-    out: dict[str, dict[str, list[Any]]] = {}
+    out: dict[str, dict[str, Any]] = {}
     for name in look.names(state_dir):
         if name.endswith(MEMORY_SUFFIX):
             try:
-                out[name[:-len(MEMORY_SUFFIX)]] = _remembered(json.loads(look.text(f"{state_dir}/{name}") or ""))
+                known = _remembered(json.loads(look.text(f"{state_dir}/{name}") or ""))
+                out.setdefault(name[:-len(MEMORY_SUFFIX)], {**NOTHING}).update(known)
             except (ValueError, AttributeError, TypeError, KeyError):
                 warnings.append(f"{state_dir}/{name} cannot be read: what that transaction made is not known.")
+        elif look.exists(f"{state_dir}/{name}/{JOURNAL}"):
+            out.setdefault(name, {**NOTHING})["unfinished"] = True
     for folder in look.names("/run"):
         if AGENT_FOLDERS.match(folder):
             for name in look.names(f"/run/{folder}"):
                 if name.endswith(".undo.json"):
                     found = _of_agent(look.text(f"/run/{folder}/{name}") or "")
-                    out[f"agent:{name[:-len('.undo.json')]}"] = {"devices": [], "files": [], "addresses": found, "items": []}
+                    out[f"agent:{name[:-len('.undo.json')]}"] = {**NOTHING, "addresses": found}
     return out
 
 

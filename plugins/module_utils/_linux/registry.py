@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 
-from .backend import Backend
+from .backend import Backend, Host, Parts, Setup
 
 NATIVE = ("networkd", "netplan", "networkmanager", "ifupdown")
 """Those that govern interfaces themselves, named as `governor` of linux_info names them."""
@@ -19,9 +19,26 @@ TITLES = {"networkd": "systemd-networkd", "netplan": "netplan", "networkmanager"
           SCRIPT: "a script with a systemd unit", AGENT: "the agent", "none": "no configuration system"}
 
 
+class Absent:
+    """Stands for a configuration system that this collection knows by name only."""
+
+    def __init__(self, name: str) -> None:
+        self.NAME = name
+
+    def refuses(self, setup: Setup, host: Host) -> str | None:
+        return f"this collection cannot write its configuration ({self.NAME})."
+
+    def parts(self, setup: Setup, host: Host) -> Parts:
+        raise NotImplementedError(self.NAME)
+
+
 def backend(name: str) -> Backend | None:
     """The backend of that name. None for the agent, which configures the kernel itself."""
     if name == AGENT:
         return None
-    made: Backend = importlib.import_module(f"{__package__}.backends.{name}").Backend()
+    try:
+        module = importlib.import_module(f"{__package__}.backends.{name}")
+    except ModuleNotFoundError:
+        return Absent(name)
+    made: Backend = module.Backend()
     return made

@@ -12,7 +12,7 @@ from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.errors impor
 from ansible_collections.tunnelbroker.tsp.tests.unit.plugins.module_utils._linux._hosts import host, known, lease
 
 A48, A64, A60 = "2001:db8:a::/48", "2001:db8:a::/64", "2001:db8:a::/60"
-OURS = {"devices": [], "files": [], "addresses": [], "items": []}
+OURS = {"devices": [], "files": [], "addresses": [], "items": [], "unfinished": False}
 
 
 def link(made, name, **changes):
@@ -101,6 +101,9 @@ def test_a_prefix_that_cannot_serve_the_lans(prefix, lans, code):
     ("tunnelbroker.tsp:other", {}, True),
     ("", {"tsp-linux-tsp": {**OURS, "devices": ["tsp0"]}}, False),
     ("", {"tsp-linux-tsp": {**OURS, "devices": ["tsp1"]}}, True),
+    ("", {"tsp-linux-other": {**OURS, "devices": ["tsp0"]}}, True),
+    ("", {"tsp-linux-tsp": {**OURS, "unfinished": True}}, False),
+    ("tunnelbroker.tsp:other", {"tsp-linux-tsp": {**OURS, "unfinished": True}}, True),
 ])
 def test_a_device_of_somebody_else_is_left_alone(alias, ours, taken):
     made = host()
@@ -129,6 +132,14 @@ def test_an_address_that_we_set_on_another_interface_may_move():
     made = host()
     address("up0", "2001:db8:a::1/64")(made)
     made["ours"] = {"tsp-linux-tsp": {**OURS, "addresses": ["up0 2001:db8:a::1/64"]}}
+    assert linux_setup(lease(prefix=A48), made, lan_interfaces=["eth2"], known=known())["lan"][0]["interface"] == "eth2"
+
+
+def test_an_interrupted_run_is_for_the_transaction_to_undo():
+    made = host()
+    address("up0", "2001:db8:a::1/64")(made)
+    assert refused(made, lease(prefix=A48), lan_interfaces=["eth2"]).code == "lan_conflict"
+    made["ours"] = {"tsp-linux-tsp": {**OURS, "unfinished": True}}
     assert linux_setup(lease(prefix=A48), made, lan_interfaces=["eth2"], known=known())["lan"][0]["interface"] == "eth2"
 
 

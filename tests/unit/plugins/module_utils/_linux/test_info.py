@@ -159,12 +159,15 @@ def test_what_earlier_runs_made_and_agents_hold_is_known():
     told["names"].update({"/var/lib/tsp-apply": ["tsp-linux-tsp.before.json", "tsp-x"], "/run": ["tsp-b", "tspx"],
                           "/run/tsp-b": ["b.undo.json"]})
     told["text"]["/var/lib/tsp-apply/tsp-linux-tsp.before.json"] = json.dumps(memory)
+    told["exists"]["/var/lib/tsp-apply/tsp-x/journal.json"] = True
     told["text"]["/run/tsp-b/b.undo.json"] = json.dumps({"address eth3 2001:db8:b::1/64": ["ip"], "sysctl x=1": ["sysctl"]})
     host, warnings = seen(told)
     assert not warnings
     assert host["ours"] == {
-        "tsp-linux-tsp": {"devices": ["tsp0"], "files": ["/etc/a"], "addresses": ["eth2 2001:db8:a::1/64"], "items": [sysctl]},
-        "agent:b": {"devices": [], "files": [], "addresses": ["eth3 2001:db8:b::1/64"], "items": []}}
+        "tsp-linux-tsp": {"devices": ["tsp0"], "files": ["/etc/a"], "addresses": ["eth2 2001:db8:a::1/64"], "items": [sysctl],
+                          "unfinished": False},
+        "tsp-x": {"devices": [], "files": [], "addresses": [], "items": [], "unfinished": True},
+        "agent:b": {"devices": [], "files": [], "addresses": ["eth3 2001:db8:b::1/64"], "items": [], "unfinished": False}}
     assert "c2VjcmV0" not in json.dumps(host)
 
 

@@ -98,7 +98,7 @@ def test_what_an_earlier_run_set_stays_while_the_advertised_route_is_away():
     made["default_routes"] = []
     made["links"]["up0"]["accept_ra"] = 2
     assert "net/ipv6/conf/up0/accept_ra" not in sysctls_of(made, "ifupdown")
-    made["ours"] = {"tsp-linux-tsp": {"devices": [], "files": [], "addresses": [], "items": [
+    made["ours"] = {"tsp-linux-tsp": {"devices": [], "files": [], "addresses": [], "unfinished": False, "items": [
         items.sysctl("net/ipv6/conf/up0/accept_ra", "2")]}}
     assert sysctls_of(made, "ifupdown")["net/ipv6/conf/up0/accept_ra"] == "2"
 
@@ -153,7 +153,7 @@ def test_what_was_taken_away_stays_away_in_the_next_run():
     first = setup_of("v4v6", made=made, backend="auto", default_route="replace")
     made["default_routes"] = [{"family": 4, "device": "tsp0", "gateway": None, "metric": 1, "protocol": "static", "from": None}]
     made["links"]["tsp0"] = {**made["links"]["eth2"], "addresses": [], "alias": "tunnelbroker.tsp:tsp"}
-    made["ours"] = {"tsp-linux-tsp": {"devices": ["tsp0"], "files": [], "addresses": [], "items": [
+    made["ours"] = {"tsp-linux-tsp": {"devices": ["tsp0"], "files": [], "addresses": [], "unfinished": False, "items": [
         item for item in first["items"] if item.get("absent")]}}
     assert setup_of("v4v6", made=made, backend="auto", default_route="replace")["items"] == first["items"]
 
