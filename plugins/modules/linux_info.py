@@ -104,10 +104,10 @@ host:
       type: dict
     links:
       description: >-
-        The interfaces by name, each with C(index), C(kind), C(alias), C(mtu), C(up), C(mac), C(ipv6), C(addresses), C(dynamic) (those of
-        them that come from DHCP or router advertisements), C(accept_ra), C(forwarding), C(has_force_forwarding), C(governor) (V(networkd),
-        V(netplan), V(networkmanager), V(ifupdown) or V(none)), C(network_file), C(connection), C(netplan_type), C(netplan_id) and
-        C(renderer).
+        The interfaces by name, each with C(index), C(kind), C(alias), C(mtu), C(up), C(mac), C(ipv6), C(ends) (local and remote address of
+        a tunnel), C(addresses), C(dynamic) (those of them that come from DHCP or router advertisements), C(accept_ra), C(forwarding),
+        C(has_force_forwarding), C(governor) (V(networkd), V(netplan), V(networkmanager), V(ifupdown) or V(none)), C(network_file),
+        C(connection), C(netplan_type), C(netplan_id) and C(renderer).
       type: dict
     default_routes:
       description: The default routes with C(family), C(device), C(gateway), C(metric), C(protocol) and C(from).

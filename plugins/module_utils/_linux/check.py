@@ -23,6 +23,18 @@ WRITTEN = {registry.AGENT: ("/etc", "/usr/local/lib", "/var/lib"), "networkd": (
 """Where the files of each backend go, beside /etc itself and what a transaction remembers."""
 
 
+KEYS = ("system", "kernel", "root", "service_manager", "tools", "kinds", "ipv6", "ipv6_why", "read_only", "governors", "links",
+        "default_routes", "management", "radvd", "ours", "interfaces_file")
+
+
+def check_shape(host: Any) -> None:
+    """Raises LocalError `host_invalid` for what linux_info cannot have returned."""
+    missing = [key for key in KEYS if key not in host] if isinstance(host, dict) else list(KEYS)
+    if missing:
+        raise LocalError("host_invalid", f"That is not what linux_info says of a host: {', '.join(missing[:3])} is missing.",
+                         "Give `host` of its result, of this version of the collection.")
+
+
 def check_host(host: Host) -> None:
     """Whether a tunnel is possible here at all. Raises LocalError: `not_linux`, `no_ip`, `ipv6_disabled`."""
     if host["system"] != "Linux":
@@ -70,6 +82,24 @@ def check_device(device: str, name: str, host: Host) -> None:
 
 def _unfinished(host: Host) -> bool:
     return any(made["unfinished"] for made in host["ours"].values())
+
+
+def check_tunnel(numbers: dict[str, Any], device: str, kind: str | None, host: Host) -> None:
+    """Raises LocalError: `address_taken` (our inner address is on another interface), `endpoints_taken` (another tunnel of this kind has
+    the same ends: the kernel has room for one)."""
+    made = {address for what in host["ours"].values() for address in what["addresses"]}
+    devices = {name for what in host["ours"].values() for name in what["devices"]}
+    ends = [numbers["tunnel"]["local"], numbers["tunnel"]["remote"]]
+    for name, link in host["links"].items():
+        if name == device or name in devices or link["alias"].startswith(f"{ALIAS}:") or _unfinished(host):
+            continue  # ours: an earlier run's device of another name goes with the transaction
+        for cidr in link["addresses"]:
+            if str(ip_interface(cidr).ip) == numbers["address"] and f"{name} {ip_interface(cidr)}" not in made:
+                raise LocalError("address_taken", f"{numbers['address']}, our address inside the tunnel, is on {name} already.",
+                                 "Remove the tunnel or the address that is there.")
+        if link["kind"] == kind and link["ends"] == ends:
+            raise LocalError("endpoints_taken", f"There is a tunnel {name} from {ends[0]} to {ends[1]} already, and no room for two.",
+                             "Remove that one; it is not of this collection.")
 
 
 def check_lan(numbers: dict[str, Any], device: str, uplink: str | None, host: Host) -> None:

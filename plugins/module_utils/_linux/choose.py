@@ -15,6 +15,7 @@ from .._tsp.lease import Lease
 from .._tsp.request import MODES
 from . import registry
 from .backend import Backend, Host, Setup
+from .check import check_shape
 
 BACKENDS = ("auto", *registry.NAMES)
 DATA_PLANES = ("auto", "fou", "tun")
@@ -34,6 +35,7 @@ def linux_mode(wanted: str, host: Host, *, data_plane: str = "auto") -> str:
 
 def mode_of(wanted: str, host: Host, data_plane: str = "auto") -> tuple[str, str]:
     """(mode, why: a sentence)."""
+    check_shape(host)
     if wanted not in MODES:
         raise LocalError("invalid_option", f"The mode {wanted!r} is unknown.", f"Use one of {', '.join(MODES)}.")
     if wanted != "v6anyv4":

@@ -12,9 +12,9 @@
     ipv6, ipv6_why                      whether the kernel speaks IPv6, and why not
     read_only                           folders that nobody can write
     governors                           {networkd, networkmanager, netplan, ifupdown}: at work on this host at all
-    links                               {name: {index, kind, alias, mtu, up, mac, ipv6, addresses [cidr], dynamic [cidr], accept_ra,
-                                        forwarding, has_force_forwarding, governor, network_file, connection, netplan_type, netplan_id,
-                                        renderer}}
+    links                               {name: {index, kind, alias, mtu, up, mac, ipv6, ends [local, remote: of a tunnel],
+                                        addresses [cidr], dynamic [cidr], accept_ra, forwarding, has_force_forwarding, governor,
+                                        network_file, connection, netplan_type, netplan_id, renderer}}
     default_routes                      [{family, device, gateway, metric, protocol, from}]
     management                          {peer, local, device}: how whoever looks came in over SSH, each null when nobody did
     radvd                               {installed, active, enabled, config, interfaces}
@@ -129,6 +129,7 @@ def _links(look: Look, warnings: list[str]) -> dict[str, dict[str, Any]]:
             "up": "UP" in entry.get("flags", ()),
             "mac": str(entry.get("address") or ""),
             "ipv6": look.text(f"{CONF6}/{name}/disable_ipv6") in ("0\n", "0"),
+            "ends": _ends(entry),
             "addresses": [_cidr(item) for item in held],
             "dynamic": [_cidr(item) for item in held if item.get("dynamic") or item.get("temporary")],
             "accept_ra": _number(look, f"{CONF6}/{name}/accept_ra"),
@@ -136,6 +137,13 @@ def _links(look: Look, warnings: list[str]) -> dict[str, dict[str, Any]]:
             "has_force_forwarding": look.exists(f"{CONF6}/{name}/force_forwarding"),
         }
     return out
+
+
+def _ends(entry: dict[str, Any]) -> list[str]:
+    """Local and remote address of a tunnel; empty for what is none, or has no fixed ends."""
+    data = (entry.get("linkinfo") or {}).get("info_data") or {}
+    ends = [str(data.get(name) or "any") for name in ("local", "remote")]
+    return [] if "any" in ends else ends
 
 
 def _cidr(item: dict[str, Any]) -> str:

@@ -46,7 +46,8 @@ from .firewall import parts as firewall_parts
 GOVERNED = ("governor", "network_file", "connection", "netplan_type", "netplan_id", "renderer")
 NOWHERE: dict[str, Any] = {"governor": "none", "network_file": None, "connection": None, "netplan_type": None, "netplan_id": None,
                            "renderer": None}
-FLAGS = {"auto": None, "true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+FIREWALL_OPTIONS = ("tcp", "udp", "forward_tcp", "forward_udp", "peers")
+FLAGS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
 def linux_setup(lease: Lease | dict[str, Any], host: Host, *, name: str = "tsp", device: str = "tsp0", backend: str = "auto",
@@ -63,6 +64,7 @@ def linux_setup(lease: Lease | dict[str, Any], host: Host, *, name: str = "tsp",
     """
     if not isinstance(lease, Lease):
         lease = Lease.from_dict(lease)
+    check.check_shape(host)
     check.check_host(host)
     check.check_device(device, name, host)
     outer = str(lease.local_address or lease.grant.outer_address(lease.grant.client))
@@ -71,17 +73,18 @@ def linux_setup(lease: Lease | dict[str, Any], host: Host, *, name: str = "tsp",
         link_mtu = min(LINK_MTU, host["links"][uplink["device"]]["mtu"])
     numbers = tunnel_plan(lease, lan_interfaces=lan_interfaces, mtu=mtu, link_mtu=link_mtu)
     check.check_lan(numbers, device, uplink["device"], host)
-    check.check_radvd(radvd, host)
+    check.check_radvd(_truth(radvd, "radvd"), host)
     carried, why_carried = data_plane_of(numbers["mode"], host, data_plane)
+    link = picture.link(numbers, device, carried)
+    check.check_tunnel(numbers, device, None if link is None else link["type"], host)
     routes, rules, said = picture.default_route(numbers, device, default_route, _whole(metric, "metric"), name, host)
-    forwards = _flag(forwarding)
     setup: Setup = {
         "name": name, "device": device, "data_plane": carried, "numbers": numbers,
         "lan": [{**entry, **_governed(host["links"][entry["interface"]])} for entry in numbers["lan"]],
         "uplink": uplink, "default_route": default_route, "metric": _whole(metric, "metric"),
         "default_route_overwrites": any(item.get("absent") for item in routes),
-        "forwarding": bool(numbers["lan"]) if forwards is None else forwards,
-        "link": picture.link(numbers, device, carried),
+        "forwarding": bool(numbers["lan"]) if forwarding == "auto" else _truth(forwarding, "forwarding"),
+        "link": link,
         "addresses": [items.address(device, numbers["address_cidr"])],
         "routes": [*picture.peer_routes(numbers, device), *picture.unreachable(numbers), *routes], "rules": rules,
         "lan_addresses": picture.lan_addresses(numbers),
@@ -105,9 +108,9 @@ def linux_setup(lease: Lease | dict[str, Any], host: Host, *, name: str = "tsp",
     elif chosen is not None and backend != "auto" and reasons:
         setup["warnings"].append(f"{registry.TITLES[chosen_name]} does not look after the tunnel, and it needs that: {'; '.join(reasons)}.")
     check.check_writable(chosen_name, host)
-    setup["mss_clamp"] = bool(mss_clamp)
-    setup["firewall"] = firewall_of(setup, enabled=firewall, mss_clamp=mss_clamp, **(firewall_options or {}))
-    setup["probe"] = None if not probe else {
+    setup["mss_clamp"] = _truth(mss_clamp, "mss_clamp")
+    setup["firewall"] = _firewall(setup, _truth(firewall, "firewall"), firewall_options or {})
+    setup["probe"] = None if not _truth(probe, "probe") else {
         "address": numbers["probe"], "source": numbers["address"], "interface": device, "count": _whole(probe_count, "probe_count"),
         "timeout": _seconds(probe_timeout)}
     _assemble(setup, host, chosen)
@@ -137,6 +140,14 @@ def _merged(neutral: list[Item], own: list[Item]) -> list[Item]:
     by_key = {key(item): item for item in own}
     out = [by_key.pop(key(item), item) for item in neutral]
     return out + list(by_key.values())
+
+
+def _firewall(setup: Setup, enabled: bool, options: dict[str, Any]) -> dict[str, Any]:
+    unknown = sorted(set(options) - set(FIREWALL_OPTIONS))
+    if unknown:
+        raise LocalError("firewall_invalid", f"firewall_options: {', '.join(unknown)} is not known.",
+                         f"The keys are {', '.join(FIREWALL_OPTIONS)}.")
+    return firewall_of(setup, enabled=enabled, mss_clamp=setup["mss_clamp"], **options)
 
 
 def _uplink(outer: str, device: str, host: Host) -> dict[str, Any]:
@@ -186,11 +197,12 @@ def _why_mode(lease: Lease, asked: str | None, host: Host, data_plane: str) -> s
     return f"{granted}, as asked."
 
 
-def _flag(value: bool | str) -> bool | None:
+def _truth(value: Any, name: str) -> bool:
+    """A boolean out of one or of text (Jinja makes text of everything in a string)."""
     if isinstance(value, bool):
         return value
     if str(value).lower() not in FLAGS:
-        raise LocalError("invalid_option", f"forwarding {value!r} is neither auto, true nor false.", "")
+        raise LocalError("invalid_option", f"{name} {value!r} is neither true nor false.", "")
     return FLAGS[str(value).lower()]
 
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import pytest
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._linux.choose import linux_mode
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._linux.setup import linux_setup
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.errors import LocalError
 from ansible_collections.tunnelbroker.tsp.tests.unit.plugins.module_utils._linux._hosts import host, known, lease
@@ -73,11 +74,16 @@ def address(name, cidr):
     (None, {"default_route": "best"}, "invalid_option", "none, metric, source, replace"),
     (None, {"metric": 0}, "invalid_option", "2048"),
     (None, {"metric": "x"}, "invalid_option", "metric"),
-    (None, {"forwarding": "perhaps"}, "invalid_option", "auto, true nor false"),
+    (None, {"forwarding": "perhaps"}, "invalid_option", "neither true nor false"),
+    (None, {"firewall": "perhaps"}, "invalid_option", "firewall"),
+    (None, {"firewall_options": {"tpc": [22]}}, "firewall_invalid", "tpc"),
+    (address("up0", "2001:db8:f00::2/64"), {}, "address_taken", "up0"),
+    (set_("links", "up0", "kind", "sit"), {}, "endpoints_taken", "up0"),
     (None, {"mtu": 1279}, "mtu_invalid", "1280"),
 ])
 def test_what_cannot_be_is_refused(change, options, code, said):
     made = host()
+    made["links"]["up0"]["ends"] = ["198.51.100.31", "203.0.113.1"]
     if change:
         change(made)
     error = refused(made, lease(prefix=A48), **options)
@@ -133,6 +139,21 @@ def test_an_address_that_we_set_on_another_interface_may_move():
     address("up0", "2001:db8:a::1/64")(made)
     made["ours"] = {"tsp-linux-tsp": {**OURS, "addresses": ["up0 2001:db8:a::1/64"]}}
     assert linux_setup(lease(prefix=A48), made, lan_interfaces=["eth2"], known=known())["lan"][0]["interface"] == "eth2"
+
+
+@pytest.mark.parametrize("told", [None, {}, [], {"host": {}}, "x", {**host(), "links": None}.keys()])
+def test_what_is_no_host_is_refused(told):
+    assert refused(told, lease()).code == "host_invalid"
+    with pytest.raises(LocalError):
+        linux_mode("v6anyv4", told)
+
+
+def test_a_tunnel_of_ours_that_is_called_otherwise_may_be_in_the_way():
+    made = host()
+    link(made, "tsp9", kind="sit", ends=["198.51.100.31", "203.0.113.1"], addresses=["2001:db8:f00::2/128"])
+    assert refused(made, lease()).code == "address_taken"
+    made["ours"] = {"tsp-linux-tsp": {**OURS, "devices": ["tsp9"]}}
+    assert linux_setup(lease(), made, known=known())["device"] == "tsp0"
 
 
 def test_an_interrupted_run_is_for_the_transaction_to_undo():
