@@ -115,6 +115,18 @@ def advertised(host: Host, remembered: set[str]) -> list[str]:
     return sorted(name for name in names if name in host["links"])
 
 
+def device_sysctls(numbers: dict[str, Any], device: str) -> list[Item]:
+    """What the tunnel's device must not be left to the host's defaults for.
+
+    Inside IPv6: nobody at the far end, or who sends packets in the broker's name, shall hand out addresses and default routes by router
+    advertisements. Inside IPv4: answers come in where our default route does not lead (metric, source), which a host that filters
+    strictly by the reverse path (RFC 3704) would drop; of the two values for a packet the larger one counts, and 2 is the looser.
+    """
+    if numbers["family"] == 6:
+        return [items.sysctl(f"net/ipv6/conf/{device}/accept_ra", "0")]
+    return [items.sysctl(f"net/ipv4/conf/{device}/rp_filter", "2")]
+
+
 def forwarding(numbers: dict[str, Any], device: str, host: Host) -> list[Item]:
     """What makes this host forward between its LANs and the tunnel, and as little else as the kernel allows.
 

@@ -90,9 +90,11 @@ def linux_setup(lease: Lease | dict[str, Any], host: Host, *, name: str = "tsp",
         "lan_addresses": picture.lan_addresses(numbers),
         "tools": host["tools"], "management": host["management"],
     }
-    setup["sysctls"] = picture.forwarding(numbers, device, host) if setup["forwarding"] else []
-    setup["ra_interfaces"] = [_with_ra(interface, host, setup["forwarding"]) for interface in picture.advertised(host, set())
+    setup["sysctls"] = [*picture.device_sysctls(numbers, device),
+                        *(picture.forwarding(numbers, device, host) if setup["forwarding"] else [])]
+    setup["ra_interfaces"] = [_with_ra(interface, host, _everywhere(setup)) for interface in picture.advertised(host, set())
                               if interface != device]
+    uplink["needs_accept_ra"] = any(entry["device"] == uplink["device"] and entry["needs_accept_ra"] for entry in setup["ra_interfaces"])
     reasons = agent_reasons(lease, carried, is_dynamic(host["links"].get(uplink["device"]), outer))
     chosen_name, chosen, why_backend = choose_backend(backend, reasons, setup, host, known)
     setup["backend"] = chosen_name
@@ -154,17 +156,22 @@ def _uplink(outer: str, device: str, host: Host) -> dict[str, Any]:
     """The interface that holds the tunnel's outer address; device None when no interface does."""
     for name, link in host["links"].items():
         if name != device and any(ip_interface(cidr).ip == ip_address(outer) for cidr in link["addresses"]):
-            return {**_with_ra(name, host, True), "dynamic": is_dynamic(link, outer)}
+            return {**_with_ra(name, host, False), "dynamic": is_dynamic(link, outer)}
     return {"device": None, **NOWHERE, "ra": False, "needs_accept_ra": False, "dynamic": False}
 
 
 def _with_ra(name: str, host: Host, forwards: bool) -> dict[str, Any]:
     """An interface, and whether its default route came from router advertisements: `needs_accept_ra` where networkd is the one that
-    listens to them, since it may stop when the host forwards."""
+    listens to them, since it may stop when the host forwards. (Version 252 goes by its own IPForward= alone.)"""
     link = host["links"][name]
     advertised = name in picture.advertised(host, set())
     networkd = link["governor"] == "networkd" or link["renderer"] == "networkd"
     return {"device": name, **_governed(link), "ra": advertised, "needs_accept_ra": bool(advertised and networkd and forwards)}
+
+
+def _everywhere(setup: Setup) -> bool:
+    """Whether IPv6 is forwarded between all interfaces, not between some."""
+    return any(item["name"] == "net/ipv6/conf/all/forwarding" for item in setup["sysctls"])
 
 
 def _governed(link: dict[str, Any]) -> dict[str, Any]:

@@ -59,6 +59,7 @@ def test_items_come_in_the_order_in_which_one_needs_another():
         "route to 2001:db8:a::/48 unreachable with metric 65535",
         "route to ::/0 through tsp0 with metric 2048",
         "address 2001:db8:a::1/64 on eth2",
+        "net.ipv6.conf.tsp0.accept_ra = 0",
         "net.ipv6.conf.up0.accept_ra = 2",
         "net.ipv6.conf.all.forwarding = 1"]
 
@@ -68,13 +69,32 @@ def test_a_prefix_that_is_one_lan_needs_no_route_to_nowhere():
 
 
 def test_a_host_does_not_forward():
-    assert setup_of()["sysctls"] == [] and not setup_of()["forwarding"]
-    assert setup_of(forwarding="true")["forwarding"] and setup_of(forwarding=True)["sysctls"]
-    assert not setup_of(prefix=PREFIX["v6v4"], lan_interfaces=["eth2"], forwarding=False)["sysctls"]
+    assert forwards(setup_of()) == {} and not setup_of()["forwarding"]
+    assert setup_of(forwarding="true")["forwarding"] and forwards(setup_of(forwarding=True))
+    assert not forwards(setup_of(prefix=PREFIX["v6v4"], lan_interfaces=["eth2"], forwarding=False))
+
+
+def forwards(setup):
+    """The variables, without those of the tunnel's device that every tunnel has."""
+    return {item["name"]: item["value"] for item in setup["sysctls"] if not item["name"].endswith(("tsp0/accept_ra", "tsp0/rp_filter"))}
 
 
 def sysctls(made, mode="v6v4"):
-    return {item["name"]: item["value"] for item in setup_of(mode, PREFIX[mode], made, lan_interfaces=["eth2"])["sysctls"]}
+    return forwards(setup_of(mode, PREFIX[mode], made, lan_interfaces=["eth2"]))
+
+
+def test_the_tunnel_takes_no_router_advertisements_and_lets_answers_in():
+    assert [(item["name"], item["value"]) for item in setup_of()["sysctls"]] == [("net/ipv6/conf/tsp0/accept_ra", "0")]
+    assert [(item["name"], item["value"]) for item in setup_of("v4v6")["sysctls"]] == [("net/ipv4/conf/tsp0/rp_filter", "2")]
+
+
+@pytest.mark.parametrize(("mode", "force", "needed"), [("v6v4", False, True), ("v6v4", True, False), ("v4v6", False, False)])
+def test_only_forwarding_everywhere_may_silence_networkd(mode, force, needed):
+    made = host()
+    for entry in made["links"].values():
+        entry["has_force_forwarding"] = force
+    setup = setup_of(mode, PREFIX[mode], made, lan_interfaces=["eth2"])
+    assert [(entry["device"], entry["needs_accept_ra"]) for entry in setup["ra_interfaces"]] == [("up0", needed)]
 
 
 def test_a_router_keeps_its_default_route_of_router_advertisements():
@@ -90,7 +110,7 @@ def test_a_router_keeps_its_default_route_of_router_advertisements():
 
 def sysctls_of(made, backend):
     setup = setup_of(prefix=PREFIX["v6v4"], made=made, backend=backend, lan_interfaces=["eth2"])
-    return {item["name"]: item["value"] for item in setup["sysctls"]}
+    return forwards(setup)
 
 
 def test_what_an_earlier_run_set_stays_while_the_advertised_route_is_away():
@@ -219,7 +239,7 @@ def test_a_backend_s_items_take_the_place_of_the_neutral_ones():
             return Parts(items=[{**setup["routes"][0], "make": True}, more], settle=[{"argv": ["networkctl", "reload"]}])
 
     setup = setup_of(registry=Own)
-    assert [item["make"] for item in setup["items"]] == [False, False, True, False, True]
+    assert [item["make"] for item in setup["items"]] == [False, False, True, False, True, True]
     assert setup["items"][-1]["name"] == "net/ipv4/ip_forward" and setup["settle"] == [{"argv": ["networkctl", "reload"]}]
 
 
