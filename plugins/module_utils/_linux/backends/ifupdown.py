@@ -1,0 +1,124 @@
+# Copyright (c) 2026, The tunnelbroker.tsp authors
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+
+"""Debian's ifupdown: stanzas of our own below /etc/network/interfaces.d. Tried with 0.8.41.
+
+A LAN interface gets a second stanza, which ifup brings up along with the site's; it is not taken down for that. Source: interfaces(5).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..._apply.items import Item
+from ..backend import Host, Parts, Setup
+
+INTERFACES = "/etc/network/interfaces"
+FLAVOUR = "ifupdown"
+UP_TIMEOUT = 90.0
+DOWN = ["sh", "-c", """ifquery "$0" >/dev/null 2>&1 || exit 0
+exec ifdown --force "$0\""""]
+"""Take down what the old file describes, with it; an interface that no file knows is no error."""
+SETTLE = ["sh", "-c", """if test -e "$1"; then
+    ifdown --force "$0" >/dev/null 2>&1
+else
+    echo "iface $0 inet manual" | ifdown --force --interfaces=/dev/stdin "$0" >/dev/null 2>&1
+fi
+ip link delete "$0" 2>/dev/null
+test ! -e "$1" || exec ifup --force "$0\""""]
+"""Bring up what the file says, from nothing, whatever was up before. Without the file: have ifupdown forget the interface."""
+
+
+class Backend:
+    """The port (../backend.py) to ifupdown."""
+
+    NAME = "ifupdown"
+
+    def refuses(self, setup: Setup, host: Host) -> str | None:
+        """Why not, or None."""
+        flavour = host["interfaces_file"]["flavour"]
+        if flavour != FLAVOUR:
+            return f"Stanzas are written for Debian's ifupdown, and this host has {flavour}." if flavour else "The program ifup is missing."
+        if setup["data_plane"] == "tun":
+            return "ifupdown runs no program that would carry the packets."
+        for entry in setup["lan"]:
+            if entry["governor"] not in ("ifupdown", "none"):
+                return f"The LAN interface {entry['interface']} is governed by {entry['governor']}."
+        return None
+
+    def parts(self, setup: Setup, host: Host) -> Parts:
+        """The stanzas, a line that includes them where the site's file does not, and ifdown and ifup around the change."""
+        path, device = f"{INTERFACES}.d/tsp-{setup['name']}", setup["device"]
+        made = Parts(files=[{"path": path, "template": "ifupdown.interfaces.j2", "mode": "0644",
+                             "vars": {"ifupdown": _stanzas(setup)}}])
+        if not host["interfaces_file"]["sources_d"]:
+            made.files.append({"path": INTERFACES, "edit": {"editor": "block", "content": f"source {path}\n"}})
+        made.stop.append({"argv": [*DOWN, device]})
+        made.settle.append({"argv": [*SETTLE, device, path], "timeout": UP_TIMEOUT})
+        made.items = [{**item, "make": True} for item in setup["lan_addresses"]]
+        return made
+
+
+def _stanzas(setup: Setup) -> list[dict[str, Any]]:
+    """[{auto, interface, family, method, lines}] in order: the tunnel, then the LAN."""
+    numbers, device = setup["numbers"], setup["device"]
+    family = numbers["family"]
+    link = setup["link"]
+    tunnel: dict[str, Any] = {"auto": True, "interface": device, "family": "inet6" if family == 6 else "inet"}
+    before: list[str] = []
+    after: list[str] = []
+    if setup["data_plane"] == "sit":
+        tunnel["method"] = "v4tunnel"
+        lines = [f"local {link['local']}", f"endpoint {link['remote']}", "ttl 64"]
+    else:
+        tunnel["method"] = "static"
+        before, after = _made(link)
+        lines = ["accept_ra 0", "dad-attempts 0"] if family == 6 else []
+    lines = [*before, *(f"address {item['cidr']}" for item in setup["addresses"]), *lines, f"mtu {link['mtu']}"]
+    for item in setup["routes"]:
+        if not item.get("absent"):
+            lines += _route(item)
+    for item in setup["rules"]:
+        lines += _rule(item)
+    out = [{**tunnel, "lines": lines + after}]
+    for entry in setup["lan"]:
+        inet6 = family == 6
+        out.append({"auto": entry["governor"] == "none", "interface": entry["interface"], "family": "inet6" if inet6 else "inet",
+                    "method": "static", "lines": [f"address {entry['cidr']}", *(["dad-attempts 0"] if inet6 else [])]})
+    return out
+
+
+def _made(link: Item) -> tuple[list[str], list[str]]:
+    """(lines before the interface is up, lines after it is down) for devices that no method of ifupdown makes."""
+    device, ends = link["device"], f"local {link['local']} remote {link['remote']}"
+    before = [f"pre-up ip link delete {device} 2>/dev/null || true"]
+    after = [f"post-down ip link delete {device} || true"]
+    if link["type"] == "ip6tnl":
+        return [*before, f"pre-up ip link add name {device} type ip6tnl mode ipip6 {ends} encaplimit none hoplimit 64"], after
+    encap = link["encap"]
+    port = f"port {encap['sport']} ipproto 41"
+    ports = f"encap-sport {encap['sport']} encap-dport {encap['dport']} encap-csum"
+    return ([*before, f"pre-up ip fou delete {port} 2>/dev/null || true", f"pre-up ip fou add {port}",
+             f"pre-up ip link add name {device} type sit mode ip6ip {ends} ttl 64 encap {encap['type']} {ports}"],
+            [*after, f"post-down ip fou delete {port} || true"])
+
+
+def _route(item: Item) -> list[str]:
+    """A route, with its way back where it does not go with the device."""
+    table = "" if item["table"] == "main" else f" table {item['table']}"
+    source = f" from {item['from']}" if item["from"] else ""
+    ip = f"ip -{item['family']} route"
+    if item["type"] != "unicast":
+        what = f"{item['type']} {item['destination']} metric {item['metric']}{table}"
+        return [f"up {ip} replace {what}", f"down {ip} delete {what} || true"]
+    via = f" via {item['gateway']}" if item["gateway"] else ""
+    return [f"up {ip} add {item['destination']}{source}{via} dev {item['device']} metric {item['metric']}{table}"]
+
+
+def _rule(item: Item) -> list[str]:
+    suppress = "" if item["suppress_prefixlength"] is None else f" suppress_prefixlength {item['suppress_prefixlength']}"
+    what = f"from {item['from']} lookup {item['table']}{suppress} priority {item['priority']}"
+    ip = f"ip -{item['family']} rule"
+    # The same rule twice would be refused, and the interface left half made.
+    return [f"up {ip} delete {what} 2>/dev/null || true", f"up {ip} add {what}", f"down {ip} delete {what} || true"]
