@@ -26,7 +26,7 @@ class Absent:
         self.NAME = name
 
     def refuses(self, setup: Setup, host: Host) -> str | None:
-        return f"this collection cannot write its configuration ({self.NAME})."
+        return f"This collection has no {self.NAME} backend."
 
     def parts(self, setup: Setup, host: Host) -> Parts:
         raise NotImplementedError(self.NAME)
