@@ -7,7 +7,8 @@
     {"name": "tsp", "device": "tsp0",
      "request": {...TunnelRequest...},
      "broker": {"brokers": ["broker.example"], "auth_method": "any", "username": "alice", "password_file": "/etc/tsp/tsp.secret", ...},
-     "link": {"mtu": "auto", "link_mtu": 1500, "lan_interfaces": ["eth1"], "default_route": "metric", "metric": 2048, "forwarding": true},
+     "link": {"mtu": "auto", "link_mtu": "auto", "lan_interfaces": ["eth1"], "default_route": "metric", "metric": 2048, "forwarding": true,
+              "data_plane": "auto"},
      "keepalive": {"longest_interval": 25},
      "lease_file": "/etc/ansible/facts.d/tsp.fact", "state_dir": "/var/lib/tsp", "runtime_dir": "/run/tsp", "log_level": "info"}
 
@@ -30,7 +31,8 @@ from .._tsp.errors import LocalError
 from .._tsp.request import TunnelRequest
 from .tun import DEVICE_NAME
 
-DEFAULT_ROUTES = ("none", "metric")
+DEFAULT_ROUTES = ("none", "metric", "source", "replace")
+DATA_PLANES = ("auto", "fou", "tun")
 LOG_LEVELS = ("error", "warning", "info", "debug")
 METRIC = 2048
 """Metric of our default route: worse than what router advertisements (1024) or DHCP give, so a native one stays in use."""
@@ -41,16 +43,19 @@ LARGEST_FILE = 1 << 20
 class LinkConfig:
     """How the tunnel is set up on this host.
 
-    mtu: "auto" (link_mtu less the headers) or bytes. lan_interfaces: as tunnel_plan takes them. default_route: none | metric.
-    forwarding: None means as soon as there are LAN interfaces.
+    mtu: "auto" (link_mtu less the headers) or bytes. link_mtu: "auto" (what the lease says of the path, else 1500) or bytes.
+    lan_interfaces: as tunnel_plan takes them. default_route: none | metric (worse than a native one) | source (for packets from our
+    addresses only) | replace (better than any native one). forwarding: None means as soon as there are LAN interfaces.
+    data_plane: who carries v6udpv4: fou (the kernel) | tun (the agent) | auto (the kernel where it can).
     """
 
     mtu: Any = "auto"
-    link_mtu: int = 1500
+    link_mtu: Any = "auto"
     lan_interfaces: tuple[Any, ...] = ()
     default_route: str = "metric"
     metric: int = METRIC
     forwarding: bool | None = None
+    data_plane: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -122,6 +127,12 @@ class _Reader:
             self.refuse(key, f"is {value!r}; it must be a number from {lowest:g} to {highest:g}")
             return default
         return value
+
+    def size(self, key: str) -> Any:
+        """An MTU: "auto" or bytes."""
+        if isinstance(self._data.get(key), str):
+            return self.text(key, "auto", ("auto",))
+        return self.number(key, "auto", 576, 65535)
 
     def list(self, key: str) -> tuple[Any, ...]:
         value = self._data.pop(key, None)
@@ -207,12 +218,10 @@ def _request(data: dict[str, Any], wrong: list[str]) -> TunnelRequest | None:
 
 
 def _link(reader: _Reader) -> LinkConfig:
-    reader_mtu = reader.number("mtu", "auto", 576, 65535) if not isinstance(reader._data.get("mtu"), str) else \
-        reader.text("mtu", "auto", ("auto",))
     link = LinkConfig(
-        mtu=reader_mtu, link_mtu=reader.number("link_mtu", 1500, 576, 65535), lan_interfaces=reader.list("lan_interfaces"),
+        mtu=reader.size("mtu"), link_mtu=reader.size("link_mtu"), lan_interfaces=reader.list("lan_interfaces"),
         default_route=reader.text("default_route", "metric", DEFAULT_ROUTES), metric=reader.number("metric", METRIC, 1, 2 ** 31),
-        forwarding=reader.flag("forwarding", None))
+        forwarding=reader.flag("forwarding", None), data_plane=reader.text("data_plane", "auto", DATA_PLANES))
     for item in link.lan_interfaces:
         interface = item.get("name") if isinstance(item, dict) else item
         if not isinstance(interface, str) or not DEVICE_NAME.match(interface):

@@ -39,7 +39,7 @@ FIRST_DELAY, LONGEST_DELAY = 1.0, 300.0
 HOPELESS_DELAY = 300.0
 """Where asking again changes nothing until somebody changes something."""
 HOPELESS = frozenset({"auth_failed", "no_common_mechanism", "server_key_unknown", "server_key_changed", "server_not_authentic",
-                      "mode_refused", "credentials_missing", "prefix_for_anonymous", "version_unsupported"})
+                      "mode_refused", "credentials_missing", "prefix_for_anonymous", "version_unsupported", "tunnel_refused", "no_fou"})
 HOUSEKEEPING = 5.0
 """Seconds between looks at the lease file and updates of the status file."""
 PROVING_WAIT = 1.5
@@ -54,8 +54,9 @@ T = TypeVar("T")
 class Negotiator(Protocol):
     """The port to the broker."""
 
-    async def negotiate(self, last: Lease | None, source_port: int | None) -> tuple[Lease, socket.socket | None, list[str]]:
-        """(lease, the connected UDP socket with v6udpv4, warnings). Raises TspError."""
+    async def negotiate(self, last: Lease | None, source_port: int | None,
+                        mode: str | None = None) -> tuple[Lease, socket.socket | None, list[str]]:
+        """(lease, the connected UDP socket with v6udpv4, warnings). mode: ask for this one, whatever the request says. Raises TspError."""
 
 
 class BrokerNegotiator:
@@ -65,12 +66,15 @@ class BrokerNegotiator:
         self._config = config
         self._log = log
 
-    async def negotiate(self, last: Lease | None, source_port: int | None) -> tuple[Lease, socket.socket | None, list[str]]:
+    async def negotiate(self, last: Lease | None, source_port: int | None,
+                        mode: str | None = None) -> tuple[Lease, socket.socket | None, list[str]]:
         options = self._config.options
         brokers = options.brokers if last is None else tuple(dict.fromkeys((last.broker, *options.brokers)))
-        result = await negotiate(self._config.request, replace(options, brokers=brokers, source_port=source_port or options.source_port),
+        request = self._config.request
+        result = await negotiate(request if mode is None else replace(request, mode=mode),
+                                 replace(options, brokers=brokers, source_port=source_port or options.source_port),
                                  keep_socket=True, progress=self._log)
-        lease = result.lease
+        lease = replace(result.lease, request=request)
         if last is not None and lease.via is None and lease.broker == last.broker:
             lease = replace(lease, via=last.via)  # asked directly this time, but a configured broker had led there
         return lease, result.socket, list(lease.warnings) + result.warnings
@@ -99,6 +103,8 @@ class Agent:
         self._renew_at: datetime | None = None
         self._failures = 0
         self._negotiations = 0
+        self._mode: str | None = None
+        self._mode_why = ""
         self._seen = (0, 0)
         self._state = ""
         self._since = wall()
@@ -137,6 +143,8 @@ class Agent:
                     while alive and not self._stop.is_set():
                         alive = await self._watch()
                 except TspError as exc:
+                    if self._otherwise(exc):
+                        continue
                     # What this host refused, it will not refuse less with another lease.
                     use_stored = isinstance(exc, (ApplyError, LocalError)) and self._lease is not None
                     await self._rest(exc)
@@ -144,6 +152,18 @@ class Agent:
             for command in self._tunnel.down():
                 self._log.info("%s", command)
             self._become("stopped")
+
+    def _otherwise(self, exc: TspError) -> bool:
+        """Whether to ask at once for a tunnel of another kind: any would do, and this host cannot make the one that was granted."""
+        lease = self._lease
+        if exc.code != "tunnel_refused" or lease is None or lease.grant.mode != "v6v4" or self._config.request.mode != "v6anyv4" or \
+                self._mode is not None:
+            return False
+        self._mode = "v6udpv4"
+        self._mode_why = f"This host cannot have the v6v4 tunnel that the broker granted: {exc.message}"
+        self._log.warning("%s Asking for v6udpv4 instead.", self._mode_why)
+        self._lease = None
+        return True
 
     async def _watch(self) -> bool:
         """Keep an established tunnel until something happens, and deal with it; whether there still is a tunnel."""
@@ -192,14 +212,14 @@ class Agent:
 
     async def _ask(self, keep: bool) -> bool:
         """Negotiate. keep: the tunnel in use stays until the new one is there. Raises TspError."""
-        if not keep:
-            self._tunnel.disconnect()
+        if not keep or self._config.options.source_port is not None:
+            self._tunnel.disconnect()  # a port of the user's choice is needed for asking, too
         if self._state != "up" or not keep:
             self._become("negotiating")
         # The same port spares a firewall's rules; a second attempt takes another, for a NAT may be stuck with the first.
         port = self._lease.grant.client.udp_port if self._lease is not None and not keep and self._failures == 0 else None
         self._negotiations += 1
-        result = await self._unless_stopped(self._negotiator.negotiate(self._lease, port))
+        result = await self._unless_stopped(self._negotiator.negotiate(self._lease, port, self._mode))
         if result is None:
             return False
         lease, sock, warnings = result
@@ -231,8 +251,9 @@ class Agent:
         self._error = None
         self._become("up")
         grant = lease.grant
-        self._log.info("up: %s %s from %s, prefix %s, keepalive every %s s", grant.mode, grant.inner_address(grant.client), lease.broker,
-                       grant.prefix or "none", f"{interval:g}" if interval else "never")
+        self._log.info("up: %s %s from %s, prefix %s, keepalive every %s s, carried by %s: %s", grant.mode,
+                       grant.inner_address(grant.client), lease.broker, grant.prefix or "none", f"{interval:g}" if interval else "never",
+                       self._tunnel.data_plane, self._tunnel.data_plane_why)
 
     async def _keep(self, until_reply: bool = False) -> str:
         """Drive the keepalive until: reply (asked for) | lost | again | changed | stop."""
@@ -344,7 +365,7 @@ class Agent:
 
     def _delay(self, exc: TspError) -> float:
         delay = min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(self._failures - 1, 16))
-        if exc.code in HOPELESS and isinstance(exc, (RemoteError, LocalError)):
+        if exc.code in HOPELESS and isinstance(exc, (RemoteError, LocalError, ApplyError)):
             delay = HOPELESS_DELAY
         delay *= 0.75 + 0.5 * self._jitter()
         return max(delay, float(getattr(exc, "retry_after", 0.0)))
@@ -388,6 +409,7 @@ class Agent:
             "mtu": None if self._tunnel.numbers is None else self._tunnel.numbers["mtu"],
             "last_rtt_ms": None if keepalive is None or keepalive.last_rtt is None else round(keepalive.last_rtt * 1000, 3),
             "missed": 0 if keepalive is None else keepalive.missed,
+            "data_plane": self._tunnel.data_plane, "data_plane_why": self._tunnel.data_plane_why, "mode_why": self._mode_why,
             "negotiations": self._negotiations, "failures": self._failures, "counters": self._tunnel.counters(),
             "last_error": self._error}
 

@@ -2,35 +2,28 @@
 # Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
 # SPDX-License-Identifier: BSD-2-Clause
 
-"""The kernel's side of the tunnel: a plan is a list of steps, each with the key under which it shows when it is done.
+"""The kernel's side of the tunnel: makes a plan (`linkplan`) true, and takes it back.
 
-What is there already is read from the kernel (`ip -j`, /proc/sys) as a set of the same keys, so reconciling is a difference of
-sets: nothing is ever added blindly, and what was there before us is neither touched nor taken away at the end. Before a step is
-done its undo is written to a file in the runtime directory, so that an agent that was killed is cleaned up after by the next one.
+What is there already is read from the kernel (`ip -j`, /proc/sys) as a set of the keys that a plan's steps have, so reconciling is a
+difference of sets: nothing is ever added blindly, and what was there before us is neither touched nor taken away at the end. Before a
+step is done its undo is written to a file in the runtime directory, so that an agent that was killed is cleaned up after by the next one.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
+from collections.abc import Callable, Sequence
+from ipaddress import ip_network
 from typing import Any, Protocol
 
 from .._apply.runner import Completed
 from .._tsp.errors import ApplyError, LocalError
-from .config import LinkConfig
+from .linkplan import ALIAS, FORWARDING, REPLACING_METRIC, SYSCTL, LinkPlan, LinkStep, Undo, cidr_key, route_key, rule_key, sysctl_step
 
-ALIAS = "tunnelbroker.tsp"
-"""A device of ours carries the alias `tunnelbroker.tsp:<name>`; one that does not is somebody else's."""
-UNREACHABLE_METRIC = 65535
-"""Metric of the route to nowhere that covers the delegated prefix: everything more specific or better wins."""
-PEER_METRIC = 64
-SYSCTL = "sysctl"
-"""First word of a step that sets a kernel variable: ("sysctl", "net/ipv6/conf/all/forwarding", "1"); interface names may hold dots."""
-FORWARDING = {6: "net/ipv6/conf/all/forwarding", 4: "net/ipv4/ip_forward"}
-Undo = tuple[str, ...]
+NATIVE = "native "
+"""Begins the key of a default route of somebody else that had to go."""
+ANYWHERE = {6: "::/0", 4: "0.0.0.0/0"}
 
 
 class Kernel(Protocol):
@@ -44,91 +37,6 @@ class Kernel(Protocol):
 
     def set_sysctl(self, name: str, value: str) -> None:
         """Raises ApplyError `host_refused`."""
-
-
-@dataclass(frozen=True)
-class LinkStep:
-    """key: how the kernel's state shows that it holds. do, undo: argv, or ("sysctl", name, value); undo None: goes with the device."""
-
-    key: str
-    do: tuple[str, ...]
-    undo: Undo | None = None
-
-
-@dataclass(frozen=True)
-class LinkPlan:
-    """device: name of the tunnel device; kind: tun (the agent holds it open), sit or ip6tnl (the kernel's own)."""
-
-    device: str
-    kind: str
-    alias: str
-    mtu: int
-    steps: tuple[LinkStep, ...]
-
-    @property
-    def device_key(self) -> tuple[Any, ...]:
-        """Plans with the same one can share a device."""
-        return (self.device, self.kind, *(step.do for step in self.steps if step.key.startswith("tunnel ")))
-
-
-def make_plan(numbers: dict[str, Any], link: LinkConfig, device: str, name: str) -> LinkPlan:
-    """The steps for a tunnel, in order. numbers: what tunnel_plan computed out of the lease."""
-    mode, family = numbers["mode"], numbers["family"]
-    kind = {"v6udpv4": "tun", "v6v4": "sit", "v4v6": "ip6tnl"}[mode]
-    ip = ("ip", "-6") if family == 6 else ("ip", "-4")
-    alias = f"{ALIAS}:{name}"
-    steps = []
-    if kind != "tun":
-        local, remote = numbers["tunnel"]["local"], numbers["tunnel"]["remote"]
-        how = ("ip", "tunnel", "add", device, "mode", "sit", "local", local, "remote", remote, "ttl", "64") if kind == "sit" else (
-            "ip", "-6", "tunnel", "add", device, "mode", "ipip6", "local", local, "remote", remote, "encaplimit", "none")
-        steps.append(LinkStep(f"tunnel {device} {local} {remote}", how, ("ip", "link", "del", "dev", device)))
-    steps += [
-        LinkStep(f"alias {device} {alias}", ("ip", "link", "set", "dev", device, "alias", alias)),
-        LinkStep(f"mtu {device} {numbers['mtu']}", ("ip", "link", "set", "dev", device, "mtu", str(numbers["mtu"]))),
-        LinkStep(f"up {device}", ("ip", "link", "set", "dev", device, "up")),
-        _address(ip, device, numbers["address_cidr"])]
-    # Without a default route the broker's end, and whom we ping, must still be reached through the tunnel.
-    for peer in dict.fromkeys((numbers["peer"], numbers["probe"])):
-        if ip_address(peer) != ip_address(numbers["address"]):
-            steps.append(_route(ip, f"{peer}/{numbers['address_length']}", device, PEER_METRIC))
-    steps += _lan(numbers, link, ip)
-    if link.default_route == "metric":
-        steps.append(_route(ip, numbers["default_route"]["destination"], device, link.metric))
-    return LinkPlan(device, kind, alias, numbers["mtu"], tuple(steps))
-
-
-def _lan(numbers: dict[str, Any], link: LinkConfig, ip: tuple[str, ...]) -> list[LinkStep]:
-    steps = []
-    if numbers["unreachable"]:
-        metric = str(UNREACHABLE_METRIC)
-        route = (*ip, "route", "add", "unreachable", numbers["unreachable"], "metric", metric)
-        steps.append(LinkStep(f"unreachable {ip_network(numbers['unreachable'])} {metric}", route,
-                              (*ip, "route", "del", "unreachable", numbers["unreachable"], "metric", metric)))
-    for entry in numbers["lan"]:
-        step = _address(ip, entry["interface"], entry["cidr"])
-        steps.append(LinkStep(step.key, step.do, (*ip, "addr", "del", entry["cidr"], "dev", entry["interface"])))
-    if link.forwarding or link.forwarding is None and numbers["lan"]:
-        steps.append(_sysctl(FORWARDING[numbers["family"]], "1"))
-    return steps
-
-
-def _address(ip: tuple[str, ...], device: str, cidr: str) -> LinkStep:
-    nodad = ("nodad",) if ip[1] == "-6" else ()
-    return LinkStep(f"address {device} {_cidr(*cidr.split('/'))}", (*ip, "addr", "add", cidr, "dev", device, *nodad))
-
-
-def _route(ip: tuple[str, ...], destination: str, device: str, metric: int) -> LinkStep:
-    where = (destination, "dev", device, "metric", str(metric))
-    return LinkStep(f"route {ip_network(destination)} {device} {metric}", (*ip, "route", "add", *where))
-
-
-def _sysctl(name: str, value: str) -> LinkStep:
-    return LinkStep(f"sysctl {name}={value}", (SYSCTL, name, value))
-
-
-def _cidr(address: str, length: Any) -> str:
-    return f"{ip_address(address)}/{length}"
 
 
 class Link:
@@ -165,31 +73,42 @@ class Link:
             found = True
         return found
 
-    def apply(self, plan: LinkPlan) -> list[str]:
+    def apply(self, plan: LinkPlan, give_port: Callable[[], None] | None = None) -> list[str]:
         """Make the plan true; what the plan before it needed and this one does not is undone first. Returns the commands.
 
-        Raises ApplyError `link_failed` with the command's own words; what was done of the new plan is undone then.
+        give_port: called right before the kernel takes a UDP port, so that its user up to then lets go no earlier.
+        Raises ApplyError with the command's own words; what was done of the new plan is undone then: `tunnel_refused` where the device
+        itself, or its UDP port, cannot be had, `link_failed` for all the rest.
         """
         keys = {step.key for step in plan.steps}
-        if any(step.do[:2] == (SYSCTL, FORWARDING[6]) for step in plan.steps):
-            keys.update(key for key in self._undo if key.endswith("/accept_ra=2"))
+        if any(step.do[1] in FORWARDING.values() for step in plan.steps):
+            keys.update(key for key in self._undo if key.startswith(SYSCTL) and key.endswith(("/accept_ra=2", "/forwarding=1")))
+        if plan.replace:
+            keys.update(key for key in self._undo if key.startswith(NATIVE))
+        changing = self._hand_over(plan)
         done = self._undo_these([key for key in self._undo if key not in keys])
         if self.plan is not None:
             done += self._forget_device_state([step for step in self.plan.steps if step.key not in keys])
         missing = self._missing(plan)
         added: list[str] = []
-        try:
-            for step in missing:
-                undo = self._undo_of(step)
-                if undo is not None and step.key not in self._undo:
-                    self._undo[step.key] = undo
-                    added.append(step.key)
-                    self._save()
-                self._do(step.do)
-                done.append(" ".join(step.do))
-        except ApplyError:
-            self._undo_these(added)
-            raise
+        for step in missing:
+            undo = self._undo_of(step, plan.device)
+            if undo is not None and step.key not in self._undo:
+                self._undo[step.key] = undo
+                added.append(step.key)
+                self._save()
+            words = step.change if changing and step.change else step.do
+            if give_port is not None and step.key.startswith("fou "):
+                give_port()
+            try:
+                self._do(words)
+            except ApplyError as exc:
+                self._undo_these(added)
+                if not step.key.startswith(("tunnel ", "fou ")):
+                    raise
+                raise ApplyError("tunnel_refused", exc.message, "Load the kernel module that is missing (sit, fou or ip6_tunnel), or let "
+                                 "the agent carry the tunnel itself: mode v6udpv4 with data plane tun.") from None
+            done.append(" ".join(words))
         self.plan = plan
         return done
 
@@ -198,8 +117,22 @@ class Link:
         self.plan = None
         return self._undo_these(list(self._undo))
 
-    def state(self) -> set[str]:
-        """The kernel's state as keys."""
+    def free_port(self) -> None:
+        """Take the UDP port back from the kernel, for a negotiation from there; the device stays, and goes on sending."""
+        self._undo_these([key for key in self._undo if key.startswith("fou ")])
+
+    def _hand_over(self, plan: LinkPlan) -> bool:
+        """Whether the device is there and only gets other ends; then it is the new plan's to take away, at its old place in the order."""
+        mine = f"tunnel {plan.device} "
+        wanted = next((step.key for step in plan.steps if step.change and step.key.startswith(mine)), None)
+        if wanted is None or plan.device not in self._links() or not any(key.startswith(mine) for key in self._undo):
+            return False
+        self._undo = {wanted if key.startswith(mine) else key: undo for key, undo in self._undo.items()}
+        self._save()
+        return True
+
+    def state(self, plan: LinkPlan | None = None) -> set[str]:
+        """The kernel's state as keys: links, addresses, the main routing table, and what else `plan` is about."""
         keys: set[str] = set()
         for name, link in self._links().items():
             keys.add(f"mtu {name} {link.get('mtu')}")
@@ -209,43 +142,83 @@ class Link:
                 keys.add(f"alias {name} {link['ifalias']}")
             data = (link.get("linkinfo") or {}).get("info_data") or {}
             if data.get("local") and data.get("remote"):
-                keys.add(f"tunnel {name} {data['local']} {data['remote']}")
+                encap = data.get("encap") or {}
+                over = f" fou {encap.get('sport')} {encap.get('dport')}" if encap.get("type") == "fou" else ""
+                keys.add(f"tunnel {name} {data['local']} {data['remote']}{over}")
             for address in link.get("addr_info", ()):
                 if address.get("local"):
-                    keys.add(f"address {name} {_cidr(address['local'], address.get('prefixlen'))}")
-        for family in ("-6", "-4"):
-            for route in self._json("ip", "-j", family, "route", "show", "table", "main"):
+                    keys.add(f"address {name} {cidr_key(address['local'], address.get('prefixlen'))}")
+        for family in (6, 4):
+            for route in self._json("ip", "-j", f"-{family}", "route", "show", "table", "main"):
                 keys.add(_route_key(route, family))
+        return keys if plan is None else keys | self._special(plan)
+
+    def _special(self, plan: LinkPlan) -> set[str]:
+        """UDP ports of the kernel, a table of our own and rules. What cannot be shown is not there: the kernel may not know the word."""
+        keys: set[str] = set()
+        if any(step.key.startswith("fou ") for step in plan.steps):
+            for port in self._json("ip", "-j", "fou", "show", strict=False):
+                keys.add("fou " + " ".join(str(part) for part in (port.get("port"), "local", port.get("local"), "peer", port.get("peer"),
+                                                                  "peer_port", port.get("peer_port"))))
+        if plan.table is not None:
+            for route in self._json("ip", "-j", f"-{plan.family}", "route", "show", "table", str(plan.table), strict=False):
+                keys.add(_route_key(route, plan.family, str(plan.table)))
+            for rule in self._json("ip", "-j", f"-{plan.family}", "rule", "show", strict=False):
+                source = str(rule.get("src", "all"))
+                if source != "all":
+                    whole = 128 if plan.family == 6 else 32
+                    keys.add(rule_key(f"{source}/{rule.get('srclen', whole)}", rule.get("priority"), str(rule.get("table"))))
         return keys
 
     def _missing(self, plan: LinkPlan) -> list[LinkStep]:
-        state = self.state()
+        state = self.state(plan)
         for step in plan.steps:
             if step.do[0] == SYSCTL and self._kernel.get_sysctl(step.do[1]) == step.do[2]:
                 state.add(step.key)
         missing = []
         for step in plan.steps:
+            if plan.replace and step.key == route_key(ANYWHERE[plan.family], plan.device, REPLACING_METRIC):
+                missing += self._in_the_way(plan)
             if step.key not in state:
-                if step.do[:2] == (SYSCTL, FORWARDING[6]):
-                    missing += self._keep_listening()
+                if step.do[1] in FORWARDING.values():
+                    missing += self._keep_settings(plan)
                 missing.append(step)
         return missing
+
+    def _in_the_way(self, plan: LinkPlan) -> list[LinkStep]:
+        """Default routes of others that ours, with the best metric but one, would not win against."""
+        ip = ("ip", f"-{plan.family}")
+        steps = []
+        for route in self._json("ip", "-j", f"-{plan.family}", "route", "show", "table", "main"):
+            if route.get("dst") == "default" and not route.get("from") and route.get("metric", 0) <= REPLACING_METRIC and \
+                    route.get("dev") != plan.device and route.get("type", "unicast") == "unicast":
+                words = _route_words(route)
+                steps.append(LinkStep(NATIVE + " ".join(words), (*ip, "route", "del", *words), (*ip, "route", "add", *words)))
+        return steps
+
+    def _keep_settings(self, plan: LinkPlan) -> list[LinkStep]:
+        """What forwarding everywhere would change beside itself, so that it is as before afterwards: where packets were forwarded
+        already, and who listens to router advertisements."""
+        version = f"ipv{plan.family}"
+        names = [f"net/{version}/conf/{name}/forwarding" for name in ("default", *sorted(self._links())) if name != plan.device]
+        kept = [sysctl_step(name, "1") for name in names if self._kernel.get_sysctl(name) == "1"]
+        return kept + (self._keep_listening() if plan.family == 6 else [])
 
     def _keep_listening(self) -> list[LinkStep]:
         """A host that starts to forward stops listening to router advertisements, and would lose the native default route that it
         has from them: accept_ra 2 keeps it (Linux ip-sysctl, accept_ra)."""
         devices = {str(route["dev"]) for route in self._json("ip", "-j", "-6", "route", "show", "default")
                    if route.get("protocol") == "ra" and route.get("dev")}
-        return [_sysctl(f"net/ipv6/conf/{device}/accept_ra", "2") for device in sorted(devices)
+        return [sysctl_step(f"net/ipv6/conf/{device}/accept_ra", "2") for device in sorted(devices)
                 if self._kernel.get_sysctl(f"net/ipv6/conf/{device}/accept_ra") == "1"]
 
     def _links(self) -> dict[str, dict[str, Any]]:
         return {str(link.get("ifname")): link for link in self._json("ip", "-j", "-d", "addr", "show")}
 
-    def _undo_of(self, step: LinkStep) -> Undo | None:
+    def _undo_of(self, step: LinkStep, device: str) -> Undo | None:
         if step.do[0] == SYSCTL:
             value = self._kernel.get_sysctl(step.do[1])
-            return None if value is None else (SYSCTL, step.do[1], value)
+            return None if value is None or f"/{device}/" in step.do[1] else (SYSCTL, step.do[1], value)
         return step.undo
 
     def _forget_device_state(self, steps: list[LinkStep]) -> list[str]:
@@ -282,7 +255,7 @@ class Link:
         if done.rc:
             raise ApplyError("link_failed", f"{' '.join(words)} failed: {done.words}.", "")
 
-    def _json(self, *words: str) -> list[dict[str, Any]]:
+    def _json(self, *words: str, strict: bool = True) -> list[dict[str, Any]]:
         done = self._kernel.run(words)
         try:
             if done.rc:
@@ -290,6 +263,8 @@ class Link:
             data = json.loads(done.stdout or "[]")
             return [entry for entry in data if entry]
         except ValueError as exc:
+            if not strict:
+                return []
             raise ApplyError("link_failed", f"{' '.join(words)} does not work here: {exc}.", "Install iproute2 (4.17 or newer).") from None
 
     def _save(self) -> None:
@@ -306,13 +281,28 @@ class Link:
         os.replace(temporary, self._undo_file)
 
 
-def _route_key(route: dict[str, Any], family: str) -> str:
-    destination = route.get("dst", "")
+def _route_key(route: dict[str, Any], family: int, table: str | None = None) -> str:
+    destination = ANYWHERE[family] if route.get("dst") == "default" else str(route.get("dst", ""))
     try:
-        network = ip_network("::/0" if destination == "default" and family == "-6" else "0.0.0.0/0" if destination == "default"
-                             else destination)
+        if route.get("type", "unicast") == "unreachable":
+            return f"unreachable {ip_network(destination)} {route.get('metric', 0)}"
+        return route_key(destination, route.get("dev"), route.get("metric", 0), route.get("from"), table)
     except ValueError:
         return f"other {destination}"
-    if route.get("type", "unicast") == "unreachable":
-        return f"unreachable {network} {route.get('metric', 0)}"
-    return f"route {network} {route.get('dev')} {route.get('metric', 0)}"
+
+
+def _route_words(route: dict[str, Any]) -> tuple[str, ...]:
+    """A route as `ip route add` takes it, out of what `ip -j route show` says."""
+    words = [str(route["dst"])]
+    hops = route.get("nexthops") or [route]
+    for hop in hops:
+        words += ["nexthop"] if hop is not route else []
+        via = hop.get("via") or {}
+        words += ["via", str(hop["gateway"])] if hop.get("gateway") else \
+            ["via", str(via.get("family")), str(via.get("host"))] if via else []
+        words += ["dev", str(hop["dev"])] if hop.get("dev") else []
+        words += ["weight", str(hop["weight"])] if hop is not route and hop.get("weight") else []
+        words += ["onlink"] if "onlink" in hop.get("flags", ()) else []
+    for key, word in (("protocol", "proto"), ("scope", "scope"), ("prefsrc", "src"), ("metric", "metric")):
+        words += [word, str(route[key])] if route.get(key) is not None else []
+    return tuple(words)

@@ -16,12 +16,13 @@ from typing import Any
 from .._apply.plan import Probe
 from .._apply.probe import echo_request, open_socket, reply_sequence
 from .._module.plan import TSP_PORT, tunnel_plan
-from .._tsp.errors import LocalError, NetworkError
+from .._tsp.errors import ApplyError, LocalError, NetworkError
 from .._tsp.lease import Lease
-from . import icmp6
+from . import fou, icmp6
 from .config import AgentConfig
 from .dataplane import DataPlane
-from .link import Kernel, Link, make_plan
+from .link import Kernel, Link
+from .linkplan import FORWARDING_OF, KINDS, make_plan
 from .screen import Screen
 from .tun import TunDevice
 
@@ -40,13 +41,18 @@ class Tunnel:
         self._open_device = open_device
         self._on_reply = on_reply
         self._on_trouble = on_trouble
+        self._kernel = kernel
         self._link = Link(kernel, config.runtime_file("undo.json"))
+        self._no_fou: str | None = None
         self._device: TunDevice | None = None
         self._plane: DataPlane | None = None
         self._pinger: _Pinger | None = None
         self._identifier = int.from_bytes(os.urandom(2), "big")
         self._addresses: tuple[IPv6Address, IPv6Address] | None = None
         self.numbers: dict[str, Any] | None = None
+        self.data_plane: str | None = None
+        """What carries the packets: tun, fou, sit, ip6tnl; None while nothing does. data_plane_why: a sentence."""
+        self.data_plane_why = ""
         self.lost = False
         """Somebody removed our device. Keepalives do not tell: they travel beside it."""
 
@@ -59,23 +65,21 @@ class Tunnel:
 
         Raises ApplyError, LocalError; then the tunnel is down and nothing is left.
         """
-        link = self._config.link
         try:
-            numbers = tunnel_plan(lease, lan_interfaces=list(link.lan_interfaces), mtu=link.mtu, link_mtu=link.link_mtu)
-            plan = make_plan(numbers, link, self._config.device, self._config.name)
-            if self.lost or self._link.plan is not None and self._link.plan.device_key != plan.device_key:
-                self.down()
-            if plan.kind == "tun":
-                if sock is None:
-                    raise LocalError("socket_missing", "A v6udpv4 tunnel came without its UDP socket.", "This is a defect of the agent.")
-                self._device = self._device or self._open_device(self._config.device)
-                self._attach(self._device, lease, numbers, sock)
-                sock = None
-            done = self._link.apply(plan)
-            self.numbers = numbers
-            if plan.kind != "tun":
-                self._pinger = self._pinger or _Pinger(self._on_reply, self._on_trouble)
-                self._pinger.open(Probe(numbers["probe"], source=numbers["address"], interface=self._config.device))
+            kind, why = self._choose(lease.grant.mode)
+            try:
+                done = self._set_up(lease, sock, kind)
+            except ApplyError as exc:
+                if kind != "fou" or exc.code != "tunnel_refused" or self._config.link.data_plane == "fou":
+                    raise
+                self._no_fou = exc.message.rstrip(".")
+                kind, why = self._choose(lease.grant.mode)
+                if sock is None or sock.fileno() < 0:
+                    sock = stored_socket(self._config, lease)
+                done = self._set_up(lease, sock, kind)
+            if kind == "tun":
+                sock = None  # the data plane's, to close in its time
+            self.data_plane, self.data_plane_why = kind, why
             return done
         except BaseException:
             self.down()
@@ -83,6 +87,42 @@ class Tunnel:
         finally:
             if sock is not None:
                 sock.close()
+
+    def _choose(self, mode: str) -> tuple[str, str]:
+        """(what carries a tunnel of this mode, why). Raises LocalError `no_fou`."""
+        wanted = self._config.link.data_plane
+        if len(KINDS[mode]) == 1:
+            return KINDS[mode][0], f"The lease is for {mode}."
+        if wanted == "tun":
+            return "tun", "The configuration says so."
+        if self._no_fou is None:
+            self._no_fou = fou.missing(self._kernel)
+        if not self._no_fou:
+            return "fou", "The configuration says so." if wanted == "fou" else "This kernel carries IPv6 in UDP itself."
+        if wanted == "fou":
+            said, self._no_fou = self._no_fou, None
+            raise LocalError("no_fou", f"This kernel cannot carry IPv6 in UDP: {said}.",
+                             "Load the module fou (modprobe fou), or choose data plane auto or tun.")
+        return "tun", f"This kernel does not carry IPv6 in UDP: {self._no_fou}."
+
+    def _set_up(self, lease: Lease, sock: socket.socket | None, kind: str) -> list[str]:
+        link, device = self._config.link, self._config.device
+        numbers = tunnel_plan(lease, lan_interfaces=list(link.lan_interfaces), mtu=link.mtu, link_mtu=link.link_mtu)
+        single = self._kernel.get_sysctl(FORWARDING_OF[6].format("default")) is not None
+        plan = make_plan(numbers, link, device, self._config.name, kind=kind, force_forwarding=single)
+        if self.lost or self._link.plan is not None and self._link.plan.device_key != plan.device_key:
+            self.down()
+        if lease.grant.mode == "v6udpv4" and sock is None:
+            raise LocalError("socket_missing", "A v6udpv4 tunnel came without its UDP socket.", "This is a defect of the agent.")
+        if kind == "tun" and sock is not None:
+            self._device = self._device or self._open_device(device)
+            self._attach(self._device, lease, numbers, sock)
+        done = self._link.apply(plan, None if sock is None or kind == "tun" else sock.close)
+        self.numbers = numbers
+        if kind != "tun":
+            self._pinger = self._pinger or _Pinger(self._on_reply, self._on_trouble)
+            self._pinger.open(Probe(numbers["probe"], source=numbers["address"], interface=device))
+        return done
 
     def ping(self, sequence: int) -> None:
         """Send a keepalive."""
@@ -106,6 +146,7 @@ class Tunnel:
         """Give the UDP port up for a new negotiation, keep the device."""
         if self._plane is not None:
             self._plane.detach()
+        self._link.free_port()
 
     def down(self) -> list[str]:
         """Take everything away: link, then device."""
@@ -119,7 +160,7 @@ class Tunnel:
         if self._device is not None:
             self._device.close()
             self._device = None
-        self.numbers = None
+        self.numbers = self.data_plane = None
         self.lost = False
         return done
 

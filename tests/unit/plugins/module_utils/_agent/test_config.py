@@ -29,6 +29,7 @@ def test_defaults() -> None:
     config = parse(MINIMAL)
     assert (config.name, config.device, config.lease_file) == ("tsp", "tsp0", "/etc/ansible/facts.d/tsp.fact")
     assert (config.link.mtu, config.link.default_route, config.link.metric, config.link.forwarding) == ("auto", "metric", 2048, None)
+    assert (config.link.link_mtu, config.link.data_plane) == ("auto", "auto")
     assert config.options.credentials is None and config.options.state_dir == "/var/lib/tsp"
     assert config.runtime_file("pid") == "/run/tsp/tsp.pid"
     two = parse({**MINIMAL, "name": "two"})
@@ -63,7 +64,9 @@ def test_everything_wrong_is_named() -> None:
     ({"request": {"mode": "v6v4", "proxy": True}}, "proxy"), ({"broker": {"brokers": "broker.example"}}, "brokers is not a list"),
     ({"broker": {"brokers": ["bro ker"], "auth_method": "anonymous"}}, "bro ker"),
     ({"broker": {"brokers": ["broker.example"]}}, "needs a username and a password"),
-    ({"link": {"mtu": "big"}}, "link.mtu is 'big'"), ({"name": "x\ny"}, "name is not a line of text")])
+    ({"link": {"mtu": "big"}}, "link.mtu is 'big'"), ({"link": {"link_mtu": 10}}, "link.link_mtu is 10"),
+    ({"link": {"data_plane": "kernel"}}, "link.data_plane is 'kernel'; it can be auto, fou, tun"),
+    ({"name": "x\ny"}, "name is not a line of text")])
 def test_one_thing_wrong(change: dict[str, Any], part: str) -> None:
     assert part in wrong({**MINIMAL, **change})
 

@@ -36,6 +36,9 @@ class FakeTunnel:
         self.numbers: dict[str, Any] | None = None
         self.fail: Exception | None = None
         self.lost = False
+        self.data_plane: str | None = "tun"
+        self.data_plane_why = "The test says so."
+        self.refuses: set[str] = set()
 
     def recover(self) -> bool:
         return False
@@ -44,6 +47,9 @@ class FakeTunnel:
         if self.fail is not None:
             self.numbers = None
             raise self.fail
+        if lease.grant.mode in self.refuses:
+            self.events.append("refused")
+            raise ApplyError("tunnel_refused", "ip link add failed: Unknown device type.")
         if sock is not None:
             sock.close()
         self.ups.append(lease)
@@ -79,9 +85,11 @@ class FakeBroker:
         self.lease = lease
         self.answers: list[Any] = []
         self.asked: list[tuple[Lease | None, int | None]] = []
+        self.modes: list[str | None] = []
         self.gate: asyncio.Event | None = None
 
-    async def negotiate(self, last: Lease | None, source_port: int | None) -> tuple[Lease, None, list[str]]:
+    async def negotiate(self, last: Lease | None, source_port: int | None, mode: str | None = None) -> tuple[Lease, None, list[str]]:
+        self.modes.append(mode)
         self.asked.append((last, source_port))
         if self.gate is not None:
             await self.gate.wait()
@@ -113,6 +121,7 @@ class Stage:
             "lease_file": str(folder / "lease"), "state_dir": str(folder), "runtime_dir": str(folder)})
         self.broker = FakeBroker(lease or make_lease())
         self.alive = True
+        self.refuses: set[str] = set()
         self.wall = datetime.now(timezone.utc)
         self.log = logging.getLogger(f"test-{folder}")
 
@@ -120,6 +129,7 @@ class Stage:
         def tunnel(*args: Any, **kwargs: Any) -> FakeTunnel:
             self.tunnel = FakeTunnel(*args, **kwargs)
             self.tunnel.alive = self.alive
+            self.tunnel.refuses = self.refuses
             return self.tunnel
         return Agent(self.config, self.broker, tunnel, log=self.log, jitter=lambda: 0.5, wall=lambda: self.wall)
 
@@ -295,6 +305,28 @@ def test_a_host_that_refuses_is_tried_again_with_the_lease_in_hand(stage: Stage)
     assert len(stage.broker.asked) == 1, "the broker has nothing to do with it"
 
 
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_host_without_sit_asks_for_udp_once_and_remembers(stage: Stage, stored: bool) -> None:
+    """Any tunnel was asked for, and one was granted that this host cannot make."""
+    stage.refuses = {"v6v4"}
+    udp = make_lease("v6udpv4")
+    stage.broker.answers = [udp] if stored else [make_lease("v6v4"), udp]
+    if stored:
+        leasestore.save(str(stage.folder / "lease"), make_lease("v6v4"))
+    stage.play(up)
+    assert stage.broker.modes == (["v6udpv4"] if stored else [None, "v6udpv4"])
+    assert stage.tunnel.ups == [udp] and stage.tunnel.events.count("refused") == 1
+    assert "Unknown device type" in stage.status()["mode_why"]
+    assert leasestore.load(str(stage.folder / "lease")) == udp, "and the next start begins with that"
+
+
+def test_a_host_that_cannot_make_what_it_must_ask_for_waits_long(stage: Stage) -> None:
+    stage.refuses = {"v6v4"}
+    stage.config = replace(stage.config, request=replace(stage.config.request, mode="v6v4"))
+    agent = stage.play(lambda agent: agent.state == "waiting")
+    assert stage.broker.modes == [None] and agent._delay(ApplyError("tunnel_refused", "")) >= 225
+
+
 def test_told_to_stop_while_it_asks_it_stops(stage: Stage) -> None:
     async def run() -> None:
         stage.broker.gate = asyncio.Event()
@@ -319,5 +351,6 @@ def test_status_is_for_everybody_and_holds_no_secret(stage: Stage) -> None:
     path = stage.folder / "tsp.status.json"
     assert path.stat().st_mode & 0o777 == 0o644
     assert set(stage.status()) == {"schema", "name", "device", "pid", "state", "since", "updated_at", "lease", "mtu", "last_rtt_ms",
+                                   "data_plane", "data_plane_why", "mode_why",
                                    "missed", "negotiations", "failures", "counters", "last_error"}
     assert not [name for name in os.listdir(stage.folder) if name.endswith(".new")]
