@@ -70,12 +70,12 @@ def _stanzas(setup: Setup) -> list[dict[str, Any]]:
     after: list[str] = []
     if setup["data_plane"] == "sit":
         tunnel["method"] = "v4tunnel"
-        lines = [f"local {link['local']}", f"endpoint {link['remote']}", "ttl 64"]
+        lines = [f"local {link['local']}", f"endpoint {link['remote']}", "ttl 64", f"mtu {link['mtu']}"]
     else:
         tunnel["method"] = "static"
         before, after = _made(link)
         lines = ["accept_ra 0", "dad-attempts 0"] if family == 6 else []
-    lines = [*before, *(f"address {item['cidr']}" for item in setup["addresses"]), *lines, f"mtu {link['mtu']}"]
+    lines = [*before, *(f"address {item['cidr']}" for item in setup["addresses"]), *lines]
     for item in setup["routes"]:
         if not item.get("absent"):
             lines += _route(item)
@@ -90,17 +90,21 @@ def _stanzas(setup: Setup) -> list[dict[str, Any]]:
 
 
 def _made(link: Item) -> tuple[list[str], list[str]]:
-    """(lines before the interface is up, lines after it is down) for devices that no method of ifupdown makes."""
+    """(lines before the interface is up, lines after it is down) for devices that no method of ifupdown makes.
+
+    The MTU is given to ip: the option `mtu` of inet6 static sets that of IPv6 alone where the device has a larger one.
+    """
     device, ends = link["device"], f"local {link['local']} remote {link['remote']}"
+    new = f"pre-up ip link add name {device} mtu {link['mtu']} type"
     before = [f"pre-up ip link delete {device} 2>/dev/null || true"]
     after = [f"post-down ip link delete {device} || true"]
     if link["type"] == "ip6tnl":
-        return [*before, f"pre-up ip link add name {device} type ip6tnl mode ipip6 {ends} encaplimit none hoplimit 64"], after
+        return [*before, f"{new} ip6tnl mode ipip6 {ends} encaplimit none hoplimit 64"], after
     encap = link["encap"]
     port = f"port {encap['sport']} ipproto 41"
     ports = f"encap-sport {encap['sport']} encap-dport {encap['dport']} encap-csum"
     return ([*before, f"pre-up ip fou delete {port} 2>/dev/null || true", f"pre-up ip fou add {port}",
-             f"pre-up ip link add name {device} type sit mode ip6ip {ends} ttl 64 encap {encap['type']} {ports}"],
+             f"{new} sit mode ip6ip {ends} ttl 64 encap {encap['type']} {ports}"],
             [*after, f"post-down ip fou delete {port} || true"])
 
 
