@@ -124,7 +124,8 @@ def test_ifupdown_takes_away_what_does_not_go_with_the_device(repository):
     assert added and all(["down", "ip", "-4", "rule", "delete", *line[2:], "||", "true"] in lines for line in added)
 
 
-@pytest.mark.parametrize(("mode", "mtu"), [("v6v4", "    mtu 1480\n"), ("v6udpv4", " mtu 1472 type sit "), ("v4v6", " mtu 1460 type ip6tnl ")])
+@pytest.mark.parametrize(("mode", "mtu"), [
+    ("v6v4", "    mtu 1480\n"), ("v6udpv4", " mtu 1472 type sit "), ("v4v6", " mtu 1460 type ip6tnl ")])
 def test_ifupdown_sets_the_mtu_of_the_device_and_not_that_of_ipv6_alone(repository, mode, mtu):
     text = text_of(repository, "ifupdown", setup_of("ifupdown", mode))
     assert mtu in text and text.count("mtu ") == 1
