@@ -77,10 +77,61 @@ def test_packets_pass_both_ways(net: Net, agent: Agent) -> None:
     assert ping(net.broker, inside), "the LAN's address is reached through the tunnel"
     assert status["lease"]["prefix"].endswith("/56") and status["lease"]["username"] == "alice"
     assert status["mtu"] == 1472 and status["last_error"] is None
-    assert agent.host.run("cat", "/proc/sys/net/ipv6/conf/all/forwarding").stdout.strip() == "1"
+    assert status["data_plane"] == "tun" and status["data_plane_why"]
     routes = agent.host.ip_json("-6 route show")
     assert any(r["dst"] == "default" and r["dev"] == "tsp0" and r["metric"] == 2048 for r in routes)
     assert any(r.get("type") == "unreachable" and r["dst"] == status["lease"]["prefix"] for r in routes)
+
+
+def setting(agent: Agent, name: str) -> str:
+    """A variable of the kernel; empty where it has none of that name."""
+    return agent.host.run("cat", f"/proc/sys/net/{name}", check=False).stdout.strip()
+
+
+def test_it_forwards_for_the_lan_and_nothing_else_where_the_kernel_can(net: Net, agent: Agent) -> None:
+    if setting(agent, "ipv6/conf/eth1/force_forwarding"):
+        assert [setting(agent, f"ipv6/conf/{name}/force_forwarding") for name in ("eth1", "tsp0", "eth0")] == ["1", "1", "0"]
+        assert setting(agent, "ipv6/conf/all/forwarding") == "0"
+    else:
+        assert setting(agent, "ipv6/conf/all/forwarding") == "1"
+    pc = net.lab.namespace("pc")
+    net.lab.veth(agent.host, "port1", pc, "eth0")
+    agent.host.ip("link set port1 master eth1", "link set port1 up")
+    inside = next(a["local"] for link in agent.host.ip_json("addr show dev eth1") for a in link["addr_info"]
+                  if a["local"].startswith("2001:db8:8"))
+    pc.ip("link set lo up", "link set eth0 up", f"addr add {inside}0/64 dev eth0 nodad", f"route add default via {inside}")
+    try:
+        assert ping(pc, "2001:db8:f::1"), "a host of the LAN reaches what is behind the tunnel"
+        assert ping(net.broker, f"{inside}0"), "and is reached from there"
+    finally:
+        agent.host.ip("link del port1")
+
+
+NATIVE = ("link add native type bridge", "link set native up", "addr add 2001:db8:77::2/64 dev native nodad",
+          "-6 route add default via 2001:db8:77::1 dev native metric {metric}")
+
+
+def way(agent: Agent, *origin: str) -> str:
+    """The device by which the host would reach the rest of the world."""
+    return agent.host.ip_json(" ".join(("-6 route get 2001:db8:1::1", *origin)))[0]["dev"]
+
+
+@pytest.mark.parametrize(("wanted", "metric", "any_source", "ours"), [
+    ("none", 1024, "native", "native"), ("metric", 1024, "native", "native"), ("source", 1024, "native", "tsp0"),
+    ("replace", 1024, "tsp0", "tsp0"), ("replace", 1, "tsp0", "tsp0")])
+def test_beside_a_native_default_route(net: Net, wanted: str, metric: int, any_source: str, ours: str) -> None:
+    for words in NATIVE:
+        net.host.ip(words.format(metric=metric))
+    try:
+        with net.agent(link={"default_route": wanted}) as agent:
+            before = picture(agent)
+            agent.wait_up()
+            assert (way(agent), way(agent, "from", agent.address)) == (any_source, ours)
+            assert agent.end() == 0
+            assert picture(agent)["routes"] == [route for route in before["routes"] if "tsp0" not in route], agent.log()
+            assert way(agent) == "native"
+    finally:
+        net.host.ip("link del native")
 
 
 def test_the_default_route_carries_what_is_not_ours(net: Net, agent: Agent) -> None:

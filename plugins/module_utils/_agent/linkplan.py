@@ -10,7 +10,7 @@ A pure function of a lease's numbers and the configuration. `link` makes it true
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -166,7 +166,9 @@ def _default_route(numbers: dict[str, Any], link: LinkConfig, device: str, ip: t
     if link.default_route == "metric":
         steps.append(_route(ip, destination, device, link.metric))
     elif link.default_route == "replace":
-        steps.append(_route(ip, destination, device, REPLACING_METRIC))
+        step = _route(ip, destination, device, REPLACING_METRIC)
+        # Not left to the end of the device: the native one that had the same metric must find its place free.
+        steps.append(replace(step, undo=tuple("del" if word == "add" else word for word in step.do)))
     elif link.default_route == "source" and table is None:
         steps += [_route(ip, destination, device, link.metric, source) for source in numbers["sources"]]
     elif link.default_route == "source":

@@ -160,7 +160,9 @@ class FakeKernel:
                         if word in named}}
             if destination in ("::/0", "0.0.0.0/0"):
                 route["dst"] = "default"
-            if verb == "add" and route in self.routes or verb == "del" and route not in self.routes:
+            rivals = [other for other in self.routes if family == "-6" and verb == "add"
+                      and all(other.get(key) == route.get(key) for key in ("dst", "metric", "family", "from", "table"))]
+            if rivals or verb == "add" and route in self.routes or verb == "del" and route not in self.routes:
                 raise KeyError("File exists" if verb == "add" else "No such process")
             (self.routes.append if verb == "add" else self.routes.remove)(route)
 
@@ -366,6 +368,17 @@ def test_by_source_ipv4_has_a_table_of_its_own(kernel: FakeKernel, link: Link) -
     assert [route for route in kernel.routes if route.get("table") == table and route["dst"] == "default"]
     assert link.apply(plan) == []
     link.remove()
+    assert kernel.picture() == before
+
+
+def test_a_native_route_of_the_same_metric_gets_its_place_back(kernel: FakeKernel, link: Link) -> None:
+    kernel.routes[1].update(metric=1, gateway="fe80::1")
+    before = kernel.picture()
+    kernel.tun("tsp0")
+    link.apply(plan_for(lease(), default_route="replace"))
+    assert [route["dev"] for route in kernel.routes if route["dst"] == "default" and route["family"] == "-6"] == ["tsp0"]
+    assert not [line for line in link.remove() if line.startswith("failed")]
+    kernel.remove("tsp0")
     assert kernel.picture() == before
 
 
