@@ -38,12 +38,14 @@ class Run:
 class Ansible:
     """ansible-playbook with a home, a configuration and temporary folders of its own below `folder`.
 
-    The collection is this checkout, by its name. Playbooks are run from a namespace's network where one is given.
+    The collection is this checkout, by its name. Playbooks are run from a namespace's network where one is given; with `whole` also among
+    its processes, so that connections which Ansible keeps open end with the namespace.
     """
 
-    def __init__(self, folder: Path, namespace: Namespace | None = None, **environment: str) -> None:
+    def __init__(self, folder: Path, namespace: Namespace | None = None, whole: bool = False, **environment: str) -> None:
         self.folder = folder
         self.namespace = namespace
+        self.whole = whole
         folder.mkdir(parents=True, exist_ok=True)
         name = folder / "collections/ansible_collections/tunnelbroker/tsp"
         name.parent.mkdir(parents=True)
@@ -82,7 +84,7 @@ class Ansible:
             raise LabError("ansible-playbook is not in PATH. Run this by make, which makes an environment with it.")
         command = [program, *(() if inventory is None else ("-i", str(inventory))), *words]
         if self.namespace is not None:
-            command = self.namespace.wrap(*command, network_only=True)
+            command = self.namespace.wrap(*command, network_only=not self.whole)
         done = subprocess.run(command, cwd=cwd or self.folder, env=self.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT, text=True, timeout=timeout, check=False)
         recap = {match["host"]: {key: int(value) for key, value in (pair.split("=") for pair in match["counts"].split())}

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from . import network
@@ -47,6 +47,8 @@ class Lab:
         self._heir = subprocess.Popen([sys.executable, "-I", "-S", "-c", _HEIR, str(self.folder)], stdin=subprocess.PIPE,
                                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
         self.namespaces: list[Namespace] = []
+        self.reporters: dict[str, Callable[[], str]] = {}
+        """What else can say how things are, by the name of the file to keep it in."""
 
     def namespace(self, name: str, *, root: bool = False, visible: Sequence[str | os.PathLike[str]] = ()) -> Namespace:
         """A host; with `root` one with files of its own, where this project, this Python and `visible` are seen too."""
@@ -76,6 +78,9 @@ class Lab:
         for made in self.namespaces:
             with contextlib.suppress(LabError, OSError):
                 (self.folder / f"{made.name}.report").write_text(made.report(), encoding="utf-8")
+        for name, report in self.reporters.items():
+            with contextlib.suppress(LabError, OSError):
+                (self.folder / f"{name}.report").write_text(report(), encoding="utf-8")
         kept = PROJECT / "build" / "lab-failures" / self.name
         shutil.rmtree(kept, ignore_errors=True)
         kept.parent.mkdir(parents=True, exist_ok=True)

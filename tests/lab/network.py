@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import io
 import os
 import socket
 import struct
@@ -18,6 +20,10 @@ NFNL_SUBSYS_CTNETLINK = 1
 IPCTNL_MSG_CT_DELETE = 2
 NLM_F_REQUEST = 1
 NLM_F_ACK = 4
+TUNSETIFF = 0x400454CA
+IFF_TAP = 2
+IFF_NO_PI = 0x1000
+IFF_VNET_HDR = 0x4000
 
 
 def veth(a: Namespace, a_name: str, b: Namespace, b_name: str) -> None:
@@ -43,6 +49,20 @@ class Segment:
         self.namespace.ip(f"link set {port} master br0")
         if addresses:
             host.ip(*(f"addr add {address} dev {interface}" + (" nodad" if ":" in address else "") for address in addresses))
+
+    def tap(self) -> io.FileIO:
+        """A port for a virtual machine: an open tap device, gone when its last holder closes it. Hand it on by its number."""
+        self._ports += 1
+        port = f"p{self._ports}"
+        with self.namespace.network():
+            opened = io.FileIO("/dev/net/tun", "r+")
+        try:
+            fcntl.ioctl(opened, TUNSETIFF, struct.pack("16sH22x", port.encode(), IFF_TAP | IFF_NO_PI | IFF_VNET_HDR))
+            self.namespace.ip(f"link set {port} master br0", f"link set {port} up")
+        except BaseException:
+            opened.close()
+            raise
+        return opened
 
 
 class Nat:

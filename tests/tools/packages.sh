@@ -10,7 +10,7 @@ PATH=$PATH:/usr/sbin:/sbin
 missing=
 wanted="ip:iproute2 nft:nftables ping:iputils-ping ps:procps unshare:util-linux pivot_root:util-linux mount:mount ssh:openssh-client"
 if [ "${1-}" = vm ] && [ "$(uname -m)" = x86_64 ]; then
-    wanted="$wanted qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap mke2fs:e2fsprogs cpio:cpio depmod:kmod busybox:busybox-static"
+    wanted="$wanted qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap mke2fs:e2fsprogs cpio:cpio depmod:kmod busybox:busybox-static lz4:lz4"
 fi
 for pair in $wanted; do
     command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair#*:}"
