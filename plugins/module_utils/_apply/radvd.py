@@ -74,16 +74,16 @@ def edit(context: EditContext) -> Edited:
 
 
 def _edit(context: EditContext, options: dict[str, Any]) -> Edited:
-    text, name = context.text or "", context.name
+    text, name, now = context.text or "", context.name, int(context.now)
     wishes = {wish["name"]: wish for wish in options["interfaces"]} if context.present else {}
     warnings: list[str] = []
     wanted = [entry for wish in wishes.values() for entry in _wanted(wish, _site(text, wish["name"]), options, warnings)]
-    going = _going(wanted, known(context.state, text, name), int(context.now), options["deprecation"])
+    going = _going(wanted, known(context.state, text, name), now, options["deprecation"])
     here = conf.own(text, name)
     names = [*wishes, *sorted(({entry.interface for entry in going} | set(here)) - set(wishes))]
     written = {entry.key: entry.valid for entry in _written(here) if entry.deadline is not None}
     for interface in names:
-        stanzas = [_stanza(entry, options, context.now, written) for entry in [*wanted, *going] if entry.interface == interface]
+        stanzas = [_stanza(entry, options, now, written) for entry in [*wanted, *going] if entry.interface == interface]
         if not stanzas:
             text = conf.take(text, name, interface)
             continue
@@ -152,7 +152,7 @@ def step_of(deprecation: int) -> int:
     return max(1, min(STEP, (deprecation or WITHDRAWN) // STEPS))
 
 
-def _stanza(entry: Entry, options: dict[str, Any], now: float, written: dict[tuple[str, str, str], int]) -> str:
+def _stanza(entry: Entry, options: dict[str, Any], now: int, written: dict[tuple[str, str, str], int]) -> str:
     going = "" if entry.deadline is None else f" # goes at {stamp(entry.deadline)}"
     if entry.kind == "prefix":
         valid, preferred = options["valid_lifetime"], options["preferred_lifetime"]
