@@ -12,6 +12,7 @@ systemctl daemon-reload, before radvd is reloaded.)
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from .radvd_tidy import program
@@ -23,8 +24,8 @@ HEAD = "# Kept by the Ansible collection tunnelbroker.tsp; it goes by itself.\n"
 
 def units(name: str, config: str, step: int, tidy: dict[str, Any], waiting: bool) -> dict[str, str | None]:
     """Path -> text, or None where it must not be there. name: of the transaction. tidy: see radvd.py. step: seconds."""
-    unit = f"tsp-radvd-{name}"
-    path = f"{LIBRARY}/radvd-{name}.py"
+    unit = f"tsp-deprecate-{name}"
+    path = f"{LIBRARY}/deprecate-{name}.py"
     files = [path, f"{UNITS}/{unit}.service", f"{UNITS}/{unit}.timer", f"{UNITS}/{tidy['unit']}.d/tsp-{name}.conf"]
     if not waiting:
         return dict.fromkeys(files)
@@ -43,5 +44,7 @@ def units(name: str, config: str, step: int, tidy: dict[str, Any], waiting: bool
 
 def _quoted(word: str) -> str:
     """A word of a command line in a unit (systemd.service(5))."""
+    if re.fullmatch(r"[A-Za-z0-9_./=-]+", word):
+        return word
     escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
     return f'"{escaped}"'

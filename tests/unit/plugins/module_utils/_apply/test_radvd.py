@@ -198,7 +198,7 @@ def test_whoever_ends_it_is_there_as_long_as_something_goes():
     assert list(first.others) == list(second.others)
     compile(program, "program", "exec")
     assert "OnUnitActiveSec=270\n" in timer
-    assert "Wants=tsp-radvd-tsp.timer" in drop_in
+    assert "Wants=tsp-deprecate-tsp.timer" in drop_in
     assert '--now "{\\"config\\"' in service
 
 
