@@ -68,7 +68,7 @@ packages-vm: ## the same, and what the virtual machine of the kernel tests needs
 	@sh tests/tools/packages.sh vm
 
 requirements: build/venv-uv/.stamp ## compile requirements/*.in to *.txt
-	cd requirements && for set in test:3.12 lint:3.12 sanity-2.21:3.12 test-3.11:3.11 lint-3.11:3.11 sanity-2.19:3.11 sanity-2.16:3.11; do \
+	cd requirements && for set in test:3.12 lint:3.12 molecule:3.12 sanity-2.21:3.12 test-3.11:3.11 lint-3.11:3.11 molecule-3.11:3.11 sanity-2.19:3.11 sanity-2.16:3.11; do \
 		../build/venv-uv/bin/uv pip compile -q --universal --python-version $${set#*:} \
 			--custom-compile-command "make requirements" -o $${set%:*}.txt $${set%:*}.in || exit 1; done
 

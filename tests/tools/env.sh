@@ -15,7 +15,7 @@ say() { echo "env.sh: $*" >&2; }
 # The first version that is there wins. ansible-core 2.21 needs 3.12 or newer, ansible-core 2.16 needs 3.10 to 3.12.
 case $name in
     uv) versions="3.12 3.13 3.14 3.11" file= ;;
-    test | lint | sanity-2.21) versions="3.12 3.13 3.14 3.11" ;;
+    test | molecule | lint | sanity-2.21) versions="3.12 3.13 3.14 3.11" ;;
     sanity-2.16) versions="3.11 3.10 3.12" ;;
     *) say "no environment is called $name"; exit 2 ;;
 esac
@@ -46,7 +46,7 @@ if [ -z "$python" ]; then
 fi
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 case $name-$version in
-    test-3.11 | lint-3.11) file=requirements/$name-3.11.txt ;;
+    test-3.11 | molecule-3.11 | lint-3.11) file=requirements/$name-3.11.txt ;;
     sanity-2.21-3.11) file=requirements/sanity-2.19.txt ;;
 esac
 case $file in
