@@ -2,21 +2,28 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The controller's half of apply_config: names files of the controller by their checksum, and copies those that the host lacks."""
+"""The controller's half of apply_config: names files of the controller by their checksum, and copies those that the host lacks.
+
+Where a change is to be confirmed, it comes back over a new connection to do so: the old one may live on without a way for a new one.
+"""
 
 from __future__ import annotations
 
+import time
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
+from ansible.plugins.connection import ConnectionBase
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.plain import plain
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.results import failure
-from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.errors import LocalError
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.errors import ApplyError, LocalError
 
 MODULE = "tunnelbroker.tsp.apply_config"
+AGAIN = 1.0
+"""Seconds between two attempts to come back."""
 
 
 class ActionModule(ActionBase):
@@ -41,8 +48,44 @@ class ActionModule(ActionBase):
             args["files"] = self._copy(files, {path: sources[path] for path in need if path in sources})
             answer = self._execute_module(module_name=MODULE, module_args=args, task_vars=task_vars)
             answer.pop("need", None)
+        unconfirmed = answer.pop("unconfirmed", None)
+        if unconfirmed and not answer.get("failed"):
+            answer = self._confirm(answer, {**args, "files": files} if sources else args, unconfirmed, task_vars)
         result.update(answer)
         return result
+
+    def _confirm(self, answer: dict[str, Any], args: dict[str, Any], unconfirmed: dict[str, Any],
+                 task_vars: dict[str, Any] | None) -> dict[str, Any]:
+        """The answer of the run, confirmed; or the failed result when nobody could in time."""
+        seconds = float(unconfirmed["seconds"])
+        end = time.monotonic() + seconds - min(5.0, seconds / 10)
+        said = "there was no time for it"
+        while time.monotonic() < end:
+            try:
+                self._reset()
+                found = self._execute_module(module_name=MODULE, module_args={**args, "confirm_token": unconfirmed["token"]},
+                                             task_vars=task_vars)
+            except AnsibleError as exc:
+                said = plain(str(exc))
+            else:
+                if found.get("confirmed"):
+                    return {**answer, "confirmed": True}
+                code = (found.get("error") or {}).get("code")
+                if code not in (None, "busy"):
+                    return found
+                said = plain(str(found.get("msg") or "the module gave no answer"))
+            time.sleep(min(AGAIN, max(end - time.monotonic(), 0)))
+        return failure(ApplyError(
+            "not_confirmed", f"The change was made and proved, but this host could not be reached over a new connection within {seconds:g} "
+            f"seconds ({said.strip().rstrip('.')}). It puts everything back as it was by itself.",
+            "Find out what of the change cuts this way off; or raise confirm_timeout, if it only takes longer."))
+
+    def _reset(self) -> None:
+        """Close the connection, a persistent one too, so that the next call opens another."""
+        if type(self._connection).reset is not ConnectionBase.reset:
+            self._connection.reset()
+        else:
+            self._connection.close()
 
     def _files(self, args: dict[str, Any]) -> tuple[list[Any], dict[str, Path]]:
         """The option files with each src replaced by its checksum; and path on the host -> file here. Raises LocalError."""

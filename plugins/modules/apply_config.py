@@ -15,6 +15,7 @@ description:
   - Everything that would change is saved first. Then the service is stopped, the files are put in place, each at once and durably, the
     service is started, and O(probe) is pinged. Only a reply confirms the change.
   - When a step fails or no reply comes, everything is as it was before, the service included, and the task fails with the reason.
+  - With O(confirm_timeout) the host undoes the change by itself unless the controller comes back over a new connection and confirms it.
   - A run that was killed is undone, or cleared away if it had been confirmed, by the next run.
   - Where nothing differs nothing is touched; O(probe) is pinged all the same.
 extends_documentation_fragment:
@@ -191,6 +192,19 @@ options:
     description: Where checkpoints are kept while a transaction runs. It is gone afterwards when it is empty.
     type: path
     default: /var/lib/tsp-apply
+  confirm_timeout:
+    description:
+      - Seconds in which the controller must come back over a new connection, after a change was made and proved, and confirm it.
+        Else the host undoes the change by itself, by a timer of systemd, or by a process in the background where systemd does not run it.
+        So a change that cuts off the way to the host does not last.
+      - V(0) confirms a proved change at once. Where a plan changes the way by which the controller came in over SSH, that is refused.
+      - Where systemd runs the host and C(/etc) can be written, a host that reboots before the confirmation puts the old files back before
+        its network comes up. Elsewhere the next run undoes what such a host was left with.
+    type: int
+    default: 0
+  confirm_token:
+    description: Which change is confirmed. The action plugin sets it.
+    type: str
 """
 
 EXAMPLES = r"""
@@ -252,6 +266,10 @@ proof:
 recovered:
   description: Whether an interrupted run was found and dealt with first.
   returned: success
+  type: bool
+confirmed:
+  description: That the controller came back over a new connection and confirmed the change.
+  returned: success, with O(confirm_timeout), when something changed
   type: bool
 error:
   description: What went wrong, with C(kind), C(code), C(message) and C(hint).

@@ -25,6 +25,7 @@ import os
 from typing import Any
 
 from .._tsp.errors import ApplyError, TspError
+from .deadman import disarm
 from .plan import FileChange, Plan, Service
 from .runner import FileState, Runner
 from .service import ServiceState, manager_for
@@ -32,6 +33,7 @@ from .service import ServiceState, manager_for
 SCHEMA = 1
 JOURNAL = "journal.json"
 APPLYING = "applying"
+PROVED = "proved"
 CONFIRMED = "confirmed"
 Entry = dict[str, Any]
 
@@ -79,6 +81,11 @@ class Journal:
         self.begun = number + 1
         self._save()
 
+    def prove(self) -> None:
+        """The new state works. Somebody who comes in anew shall confirm it."""
+        self.phase = PROVED
+        self._save()
+
     def confirm(self) -> None:
         """From here on the new state is the right one."""
         self.phase = CONFIRMED
@@ -94,20 +101,43 @@ class Journal:
         self.runner.remove(os.path.join(self.directory, JOURNAL))
         clear(self.runner, self.directory)
 
-    def roll_back(self, interrupted: bool = False) -> list[str]:
+    def roll_back(self, interrupted: bool = False, rebooted: bool = False) -> list[str]:
         """Undo what was begun, last first; returns what could not be undone (empty: all is as it was).
 
         interrupted: nobody knows whether the last step was done; a command that cannot be undone was not.
+        rebooted: the host was, since; what a command did to the running system is gone with it.
         """
-        failed = []
-        for number, entry in reversed(list(enumerate(self.entries[:self.begun], 1))):
+        failed: list[str] = []
+        last = self.begun
+        for number, entry in reversed(list(enumerate(self.entries[:last], 1))):
             try:
                 self._undo(entry)
             except TspError as exc:
-                if not (interrupted and number == self.begun and entry["kind"] == "command"):
+                if not (entry["kind"] == "command" and (rebooted or interrupted and number == last)):
                     failed.append(exc.message)
+            if not failed:
+                self._undone(number)
         if not failed:
             self.discard()
+        return failed
+
+    def _undone(self, number: int) -> None:
+        """Should this be killed, too: no command is taken back twice. Where that cannot be written down, undoing goes on."""
+        self.begun = number - 1
+        try:
+            self._save()
+        except ApplyError:
+            pass
+
+    def put_files_back(self) -> list[str]:
+        """Of undoing only this, and the journal stays: for a host that is not up yet. Returns what could not be put back."""
+        failed = []
+        for entry in reversed(self.entries[:self.begun]):
+            try:
+                if "path" in entry:
+                    self._undo(entry)
+            except TspError as exc:
+                failed.append(exc.message)
         return failed
 
     def saved_file(self, entry: Entry) -> FileState | None:
@@ -206,7 +236,8 @@ def describe(entry: Entry, plan: Plan) -> str:
 
 
 def clear(runner: Runner, directory: str) -> None:
-    """Remove a checkpoint that has no journal: its run was killed before it changed anything, or after it was done."""
+    """Remove a checkpoint that has no journal, and its timer: its run was killed before it changed anything, or after it was done."""
+    disarm(runner, *os.path.split(directory))
     for name in runner.names(directory):
         runner.remove(os.path.join(directory, name))
     runner.remove_directory(directory)

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .._tsp.errors import ApplyError
+from .deadman import Deadman, load, rebooted
 from .diff import file_diff
-from .journal import CONFIRMED, Entry, Journal, clear, describe
+from .journal import APPLYING, CONFIRMED, PROVED, Entry, Journal, clear, describe
 from .plan import Command, FileChange, Plan, Probe
 from .probe import ProbeResult, explain
 from .runner import FileState, Runner
@@ -33,7 +34,8 @@ class Outcome:
     """What was done, or would be done in check mode.
 
     steps: sentences in order. diff: as Ansible's diff mode shows it, secrets struck out. proof: None when nothing was probed.
-    recovered: an interrupted run was found, and undone or completed, first.
+    recovered: an interrupted run was found, and undone or completed, first. unconfirmed: what the confirming call must know; None
+    where the change needs no confirmation.
     """
 
     changed: bool = False
@@ -41,6 +43,7 @@ class Outcome:
     diff: list[dict[str, str]] = field(default_factory=list)
     proof: ProbeResult | None = None
     recovered: bool = False
+    unconfirmed: dict[str, Any] | None = None
 
 
 @dataclass
@@ -84,8 +87,9 @@ class _Before:
         return self._service or manager_for(plan.service, self.runner).state()
 
 
-def apply(plan: Plan, runner: Runner, prober: Prober, *, state_dir: str = STATE_DIR, check: bool = False) -> Outcome:
-    """Make the host what the plan says. check: compute the same, write nothing.
+def apply(plan: Plan, runner: Runner, prober: Prober, *, state_dir: str = STATE_DIR, check: bool = False,
+          deadman: Deadman | None = None) -> Outcome:
+    """Make the host what the plan says. check: compute the same, write nothing. deadman: undoes it unless `confirm` is called in time.
 
     Raises ApplyError: `apply_failed`, `service_failed`, `host_refused`, … when a step failed and all is as it was before;
     `not_proved` when no packet came back (as it was before, too, unless nothing had been changed); `rollback_failed` when the old
@@ -100,7 +104,7 @@ def apply(plan: Plan, runner: Runner, prober: Prober, *, state_dir: str = STATE_
             outcome.steps.insert(0, _recovery(journal))
         return outcome
     with runner.lock(state_dir):
-        recovered = _recover(runner, directory)
+        recovered = recover(runner, directory)
         entries, outcome, contents = prepare(plan, _Before(runner, None))
         if recovered:
             outcome.recovered = outcome.changed = True
@@ -111,11 +115,24 @@ def apply(plan: Plan, runner: Runner, prober: Prober, *, state_dir: str = STATE_
         journal = Journal(runner, directory, plan.service, entries)
         try:
             journal.begin(contents)
+            if deadman is not None:
+                deadman.arm()
         except BaseException:
-            clear(runner, directory)
+            journal.discard()
             raise
-        _run(plan, journal, prober, outcome)
+        _run(plan, journal, prober, outcome, deadman)
     return outcome
+
+
+def confirm(name: str, runner: Runner, token: str, state_dir: str = STATE_DIR) -> bool:
+    """Keep what the run of this token did. False when there is nothing of it to confirm (any more). Raises ApplyError `busy`."""
+    with runner.lock(state_dir):
+        journal, armed = Journal.load(runner, os.path.join(state_dir, name)), load(runner, state_dir, name)
+        if journal is None or armed is None or armed["id"] != token or journal.phase == APPLYING:
+            return False
+        journal.confirm()
+        journal.discard()
+        return True
 
 
 def prepare(plan: Plan, before: _Before) -> tuple[list[Entry], Outcome, dict[str, FileState]]:
@@ -200,7 +217,7 @@ def _removable(gone: list[Entry], before: _Before) -> bool:
     return any(all(os.path.join(entry["path"], name) in paths for name in before.runner.names(entry["path"])) for entry in gone)
 
 
-def _run(plan: Plan, journal: Journal, prober: Prober, outcome: Outcome) -> None:
+def _run(plan: Plan, journal: Journal, prober: Prober, outcome: Outcome, deadman: Deadman | None) -> None:
     changes = {change.path: change if plan.present else FileChange(change.path, None) for change in plan.files}
     try:
         for number, entry in enumerate(journal.entries):
@@ -213,7 +230,11 @@ def _run(plan: Plan, journal: Journal, prober: Prober, outcome: Outcome) -> None
                 what = describe(entry, plan) or "prepare"
                 raise ApplyError(exc.code, f"Step {number + 1} of {len(journal.entries)} ({what}): {exc.message}", exc.hint) from None
         outcome.proof = _prove(plan, prober, "")
-        journal.confirm()
+        if deadman is None:
+            journal.confirm()
+        else:
+            journal.prove()
+            outcome.unconfirmed = deadman.extend()
     except BaseException as exc:
         left = journal.roll_back()
         if left:
@@ -223,7 +244,8 @@ def _run(plan: Plan, journal: Journal, prober: Prober, outcome: Outcome) -> None
         if isinstance(exc, ApplyError):
             raise ApplyError(exc.code, f"{exc.message} Everything is as it was before.", exc.hint) from None
         raise
-    journal.discard()
+    if deadman is None:
+        journal.discard()
 
 
 def _prove(plan: Plan, prober: Prober, otherwise: str) -> ProbeResult | None:
@@ -239,8 +261,11 @@ def _prove(plan: Plan, prober: Prober, otherwise: str) -> ProbeResult | None:
     return result
 
 
-def _recover(runner: Runner, directory: str) -> str:
-    """Deal with what an interrupted run left; returns what was done about it, nothing when there was nothing."""
+def recover(runner: Runner, directory: str) -> str:
+    """Deal with what an interrupted or unconfirmed run left; returns what was done about it, nothing when there was nothing.
+
+    Whoever calls holds the lock.
+    """
     journal = Journal.load(runner, directory)
     if journal is None:
         clear(runner, directory)
@@ -249,7 +274,7 @@ def _recover(runner: Runner, directory: str) -> str:
     if journal.phase == CONFIRMED:
         journal.discard()
         return said
-    failed = journal.roll_back(interrupted=True)
+    failed = journal.roll_back(interrupted=True, rebooted=rebooted(runner, *os.path.split(directory)))
     if failed:
         raise ApplyError("rollback_failed", f"An interrupted run cannot be undone: {' '.join(failed)}",
                          f"The files as they were stand in {directory}. Put them back by hand and remove it.")
@@ -257,10 +282,12 @@ def _recover(runner: Runner, directory: str) -> str:
 
 
 def _recovery(journal: Journal) -> str:
-    return "clear away what a completed run left" if journal.phase == CONFIRMED else "undo what an interrupted run began"
+    return {CONFIRMED: "clear away what a completed run left", PROVED: "undo what nobody confirmed"}.get(
+        journal.phase, "undo what an interrupted run began")
 
 
 def to_result(outcome: Outcome) -> dict[str, Any]:
     """The outcome as JSON types, as modules return it."""
     return {"changed": outcome.changed, "steps": outcome.steps, "diff": outcome.diff, "recovered": outcome.recovered,
-            "proof": None if outcome.proof is None else outcome.proof.to_dict()}
+            "proof": None if outcome.proof is None else outcome.proof.to_dict(),
+            **({"unconfirmed": outcome.unconfirmed} if outcome.unconfirmed else {})}
