@@ -34,7 +34,7 @@ def units(name: str, config: str, step: int, tidy: dict[str, Any], waiting: bool
     words = " ".join(_quoted(word) for word in (tidy["python"], "-B", "-E", "-s", path))
     title = f"Description=End of what radvd advertises for the last time ({name})"
     early = max(1, step * 9 // 10)  # a timer is never on time
-    service = f"{HEAD}[Unit]\n{title}\n\n[Service]\nType=oneshot\nExecStart={words} --now {_quoted(job)}\n"
+    service = f"{HEAD}[Unit]\n{title}\nStartLimitIntervalSec=0\n\n[Service]\nType=oneshot\nExecStart={words} --now {_quoted(job)}\n"
     timer = f"{HEAD}[Unit]\n{title}\n\n[Timer]\nOnActiveSec={early}\nOnUnitActiveSec={early}\nAccuracySec=1\n"
     # The plus: outside of the sandbox of radvd, to which /etc is read-only. The dash: radvd starts without it, if need be.
     drop_in = (f"{HEAD}[Unit]\nWants={unit}.timer\n\n[Service]\nExecStartPre=-+{words} --begin {_quoted(job)}\n"
