@@ -158,12 +158,10 @@ def _end(job: dict[str, Any], text: str) -> None:
         if before["edits"][job["config"]].get("made") and not text.strip():
             _remove(job["config"])
         _remove(memory)
+        _remove_empty(job["state_dir"])
     for path in job["files"]:
         _remove(path)
-        try:
-            os.rmdir(os.path.dirname(path))
-        except OSError:
-            pass
+        _remove_empty(os.path.dirname(path))
     _systemctl("daemon-reload")
     _systemctl("stop", job["timer"])
 
@@ -180,5 +178,12 @@ def _call(*argv: str) -> int:
 def _remove(path: str) -> None:
     try:
         os.unlink(path)
+    except OSError:
+        pass
+
+
+def _remove_empty(path: str) -> None:
+    try:
+        os.rmdir(path)
     except OSError:
         pass
