@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..._apply.items import Item
+from .. import lines as shell
 from ..backend import Host, Parts, Setup
 
 INTERFACES = "/etc/network/interfaces"
@@ -73,14 +73,16 @@ def _stanzas(setup: Setup) -> list[dict[str, Any]]:
         lines = [f"local {link['local']}", f"endpoint {link['remote']}", "ttl 64", f"mtu {link['mtu']}"]
     else:
         tunnel["method"] = "static"
-        before, after = _made(link)
+        # The MTU is given to ip: the option `mtu` of inet6 static sets that of IPv6 alone where the device has a larger one.
+        up, down = shell.tunnel(link)
+        before, after = [f"pre-up {line}" for line in up], [f"post-down {line}" for line in down]
         lines = ["accept_ra 0", "dad-attempts 0"] if family == 6 else []
     lines = [*before, *(f"address {item['cidr']}" for item in setup["addresses"]), *lines]
     for item in setup["routes"]:
         if not item.get("absent"):
-            lines += _route(item)
+            lines += _hooks(shell.route(item))
     for item in setup["rules"]:
-        lines += _rule(item)
+        lines += _hooks(shell.rule(item))
     out = [{**tunnel, "lines": lines + after}]
     for entry in setup["lan"]:
         inet6 = family == 6
@@ -89,40 +91,6 @@ def _stanzas(setup: Setup) -> list[dict[str, Any]]:
     return out
 
 
-def _made(link: Item) -> tuple[list[str], list[str]]:
-    """(lines before the interface is up, lines after it is down) for devices that no method of ifupdown makes.
-
-    The MTU is given to ip: the option `mtu` of inet6 static sets that of IPv6 alone where the device has a larger one.
-    """
-    device, ends = link["device"], f"local {link['local']} remote {link['remote']}"
-    new = f"pre-up ip link add name {device} mtu {link['mtu']} type"
-    before = [f"pre-up ip link delete {device} 2>/dev/null || true"]
-    after = [f"post-down ip link delete {device} || true"]
-    if link["type"] == "ip6tnl":
-        return [*before, f"{new} ip6tnl mode ipip6 {ends} encaplimit none hoplimit 64"], after
-    encap = link["encap"]
-    port = f"port {encap['sport']} ipproto 41"
-    ports = f"encap-sport {encap['sport']} encap-dport {encap['dport']} encap-csum"
-    return ([*before, f"pre-up ip fou delete {port} 2>/dev/null || true", f"pre-up ip fou add {port}",
-             f"{new} sit mode ip6ip {ends} ttl 64 encap {encap['type']} {ports}"],
-            [*after, f"post-down ip fou delete {port} || true"])
-
-
-def _route(item: Item) -> list[str]:
-    """A route, with its way back where it does not go with the device."""
-    table = "" if item["table"] == "main" else f" table {item['table']}"
-    source = f" from {item['from']}" if item["from"] else ""
-    ip = f"ip -{item['family']} route"
-    if item["type"] != "unicast":
-        what = f"{item['type']} {item['destination']} metric {item['metric']}{table}"
-        return [f"up {ip} replace {what}", f"down {ip} delete {what} || true"]
-    via = f" via {item['gateway']}" if item["gateway"] else ""
-    return [f"up {ip} add {item['destination']}{source}{via} dev {item['device']} metric {item['metric']}{table}"]
-
-
-def _rule(item: Item) -> list[str]:
-    suppress = "" if item["suppress_prefixlength"] is None else f" suppress_prefixlength {item['suppress_prefixlength']}"
-    what = f"from {item['from']} lookup {item['table']}{suppress} priority {item['priority']}"
-    ip = f"ip -{item['family']} rule"
-    # The same rule twice would be refused, and the interface left half made.
-    return [f"up {ip} delete {what} 2>/dev/null || true", f"up {ip} add {what}", f"down {ip} delete {what} || true"]
+def _hooks(pair: shell.Lines) -> list[str]:
+    up, down = pair
+    return [*(f"up {line}" for line in up), *(f"down {line}" for line in down)]
