@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,10 @@ for _attempt in range(100):  # what still runs in the namespaces may write a mom
     time.sleep(0.1)
 """
 """Removes the folder when we end, by `kill -9` too."""
+
+
+def _sockets(folder: str, names: list[str]) -> list[str]:
+    return [name for name in names if stat.S_ISSOCK(os.lstat(os.path.join(folder, name)).st_mode)]
 
 
 class Lab:
@@ -84,7 +89,7 @@ class Lab:
         kept = PROJECT / "build" / "lab-failures" / self.name
         shutil.rmtree(kept, ignore_errors=True)
         kept.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(self.folder, kept, symlinks=True, ignore_dangling_symlinks=True)
+        shutil.copytree(self.folder, kept, symlinks=True, ignore_dangling_symlinks=True, ignore=_sockets)
         return kept
 
     def __enter__(self) -> Lab:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 MASKED = """
-    systemd-logind.service systemd-binfmt.service systemd-remount-fs.service systemd-update-utmp.service
+    systemd-binfmt.service systemd-remount-fs.service systemd-update-utmp.service
     systemd-update-utmp-runlevel.service systemd-random-seed.service systemd-user-sessions.service systemd-pstore.service
     kmod-static-nodes.service systemd-machine-id-commit.service systemd-journal-flush.service serial-getty@ttyS0.service
     getty-static.service console-getty.service getty@tty1.service systemd-fsck-root.service systemd-tmpfiles-setup-dev.service
@@ -46,6 +46,8 @@ def trim(root: Path) -> None:
     for name in MASKED:
         _link(units / name, "/dev/null")
     _link(units / "default.target", "/lib/systemd/system/multi-user.target")
+    # It starts when shutdown(8) asks for it.
+    (root / "lib/systemd/system/multi-user.target.wants/systemd-logind.service").unlink(missing_ok=True)
     for name in ASLEEP:
         for path in units.rglob(f"{name}.*"):
             if path.is_symlink():
