@@ -13,8 +13,9 @@ import time
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
-from ansible.errors import AnsibleError
+from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.plugins.connection import ConnectionBase
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.plain import plain
@@ -42,43 +43,59 @@ class ActionModule(ActionBase):
             return {**result, **failure(exc)}
         if sources:
             args["files"] = files
-        answer = self._execute_module(module_name=MODULE, module_args=args, task_vars=task_vars)
-        need = answer.pop("need", [])
-        if need and not answer.get("failed"):
-            args["files"] = self._copy(files, {path: sources[path] for path in need if path in sources})
-            answer = self._execute_module(module_name=MODULE, module_args=args, task_vars=task_vars)
-            answer.pop("need", None)
-        unconfirmed = answer.pop("unconfirmed", None)
-        if unconfirmed and not answer.get("failed"):
-            answer = self._confirm(answer, {**args, "files": files} if sources else args, unconfirmed, task_vars)
+        settled = {**args, "files": files} if sources else args
+        timeout = 0.0 if self._task.check_mode else _seconds(args.get("confirm_timeout"))
+        args["confirm_token"] = settled["confirm_token"] = uuid4().hex
+        try:
+            answer = self._ask(args, task_vars)
+            need = answer.pop("need", [])
+            if need and not answer.get("failed"):
+                args["files"] = self._copy(files, {path: sources[path] for path in need if path in sources})
+                answer = self._ask(args, task_vars)
+                answer.pop("need", None)
+            if answer.pop("unconfirmed", None) and not answer.get("failed"):
+                answer = self._confirm(answer, settled, timeout, task_vars)
+        except AnsibleConnectionFailure as exc:
+            # The change may have cut this connection off, but not the way for another one.
+            if not timeout:
+                raise
+            answer = self._confirm({"changed": True}, settled, timeout, task_vars)
+            if (answer.get("error") or {}).get("code") == "not_confirmed":
+                raise AnsibleConnectionFailure(f"{exc} {answer['msg']}") from None
         result.update(answer)
         return result
 
-    def _confirm(self, answer: dict[str, Any], args: dict[str, Any], unconfirmed: dict[str, Any],
-                 task_vars: dict[str, Any] | None) -> dict[str, Any]:
+    def _ask(self, args: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
+        answer: dict[str, Any] = self._execute_module(module_name=MODULE, module_args=args, task_vars=task_vars)
+        return answer
+
+    def _confirm(self, answer: dict[str, Any], args: dict[str, Any], seconds: float, task_vars: dict[str, Any] | None) -> dict[str, Any]:
         """The answer of the run, confirmed; or the failed result when nobody could in time."""
-        seconds = float(unconfirmed["seconds"])
         end = time.monotonic() + seconds - min(5.0, seconds / 10)
         said = "there was no time for it"
         while time.monotonic() < end:
             try:
                 self._reset()
-                found = self._execute_module(module_name=MODULE, module_args={**args, "confirm_token": unconfirmed["token"]},
-                                             task_vars=task_vars)
+                found = self._ask({**args, "confirm_phase": "confirm"}, task_vars)
             except AnsibleError as exc:
                 said = plain(str(exc))
             else:
                 if found.get("confirmed"):
-                    return {**answer, "confirmed": True}
-                code = (found.get("error") or {}).get("code")
-                if code not in (None, "busy"):
+                    return {**found, **answer, "confirmed": True}
+                if (found.get("error") or {}).get("code") not in (None, "busy"):
                     return found
                 said = plain(str(found.get("msg") or "the module gave no answer"))
             time.sleep(min(AGAIN, max(end - time.monotonic(), 0)))
         return failure(ApplyError(
-            "not_confirmed", f"The change was made and proved, but this host could not be reached over a new connection within {seconds:g} "
-            f"seconds ({said.strip().rstrip('.')}). It puts everything back as it was by itself.",
-            "Find out what of the change cuts this way off; or raise confirm_timeout, if it only takes longer."))
+            "not_confirmed", f"Since the change this host could not be reached over a new connection within {seconds:g} seconds "
+            f"({said.strip().rstrip('.')}). By itself it puts back what was changed.",
+            "Find out what of the change cuts the way off; or raise confirm_timeout, if it only takes longer."))
+
+    def cleanup(self, force: bool = False) -> None:
+        try:
+            super().cleanup(force)
+        except AnsibleConnectionFailure:
+            self._display.vvv("The temporary folder stays on the host, which cannot be reached.")
 
     def _reset(self) -> None:
         """Close the connection, a persistent one too, so that the next call opens another."""
@@ -117,3 +134,11 @@ class ActionModule(ActionBase):
         self._fixup_perms2([folder, *there.values()])
         return [{**item, "src": there[str(item["path"])]} if isinstance(item, dict) and str(item.get("path")) in there else item
                 for item in files]
+
+
+def _seconds(given: Any) -> float:
+    """What is no number is refused by the module."""
+    try:
+        return max(float(str(plain(given))), 0.0)
+    except ValueError:
+        return 0.0

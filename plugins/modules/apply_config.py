@@ -203,8 +203,13 @@ options:
     type: int
     default: 0
   confirm_token:
-    description: Which change is confirmed. The action plugin sets it.
+    description: The name by which a change is confirmed. The action plugin sets it.
     type: str
+  confirm_phase:
+    description: Whether a change is made or confirmed. The action plugin sets it.
+    type: str
+    choices: [apply, confirm]
+    default: apply
 """
 
 EXAMPLES = r"""

@@ -66,10 +66,10 @@ class Deadman:
         raise ApplyError("not_armed", f"The timer that would undo an unconfirmed change cannot be started: {said}.",
                          "Nothing was changed. See to it, or set confirm_timeout to 0 where the way to the host cannot break.")
 
-    def extend(self) -> dict[str, Any]:
-        """The change is proved: whoever shall confirm it has the whole time from now on. What the confirming call must know."""
+    def extend(self) -> float:
+        """The change is proved: whoever shall confirm it has the whole time from now on, that is these seconds."""
         self._save()
-        return {"token": self.token, "seconds": self.seconds}
+        return self.seconds
 
     def _arm(self) -> None:
         self.runner.write(os.path.join(self._directory, PROGRAM), self._program, 0o600)

@@ -8,8 +8,8 @@ Files of the controller come in two phases. First they are named with their chec
 the answer lists it in `need` and nothing is done. Then the action plugin copies exactly those and asks again, with `src` saying
 where they are now. So a settled host costs one call and no copy.
 
-With confirm_timeout a run that changed something answers with `unconfirmed`. Then the action plugin comes in anew, and says with
-`confirm_token` that the change is to stay.
+With confirm_timeout a run that changed something answers with `unconfirmed`. Then the action plugin comes in anew, and says in the phase
+`confirm` that the change is to stay. It chose the token by which the run is known, so that it can do so even if the answer is lost.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .plan import MANAGERS, Command, Directory, FileChange, Plan, Probe, Service
 from .probe import ping
 from .runner import HostRunner, Runner
 from .service import manager_for
-from .transaction import STATE_DIR, Prober, apply, confirm, to_result
+from .transaction import STATE_DIR, Outcome, Prober, apply, confirm, to_result
 from .undo import program
 
 COMMAND_OPTIONS: dict[str, Any] = {
@@ -75,12 +75,13 @@ SPEC: dict[str, Any] = {
     "state_dir": {"type": "path", "default": STATE_DIR},
     "confirm_timeout": {"type": "int", "default": 0},
     "confirm_token": {"type": "str", "no_log": False},
+    "confirm_phase": {"type": "str", "choices": ["apply", "confirm"], "default": "apply"},
 }
 LONGEST_WAIT = 86400
 
 
 def run(params: dict[str, Any], *, check_mode: bool = False, runner: Runner | None = None, prober: Prober = ping) -> dict[str, Any]:
-    """Do the task. Raises TspError. The result: changed, steps, diff, proof, recovered, unconfirmed {token, seconds} where it is so; or
+    """Do the task. Raises TspError. The result: changed, steps, diff, proof, recovered, unconfirmed (seconds) where it is so; or
     changed and need; or, asked to confirm, changed and confirmed."""
     runner = runner or HostRunner()
     present = params["state"] == "present"
@@ -90,8 +91,9 @@ def run(params: dict[str, Any], *, check_mode: bool = False, runner: Runner | No
     files = [_file(item, present, runner, need) for item in params["files"]
              if not present or item.get("only_with") in (None, kind)]
     files += [FileChange(path, None) for path in params["absent_files"]]
-    token = None if check_mode else params["confirm_token"]
-    if need and not token:
+    confirming = params["confirm_phase"] == "confirm" and not check_mode
+    token = params["confirm_token"] or os.urandom(8).hex()
+    if need and not confirming:
         return {"changed": True, "need": need, "steps": [], "diff": [], "proof": None, "recovered": False}
     plan = Plan(
         name=params["name"], present=present,
@@ -105,18 +107,18 @@ def run(params: dict[str, Any], *, check_mode: bool = False, runner: Runner | No
     timeout, state_dir = params["confirm_timeout"], params["state_dir"]
     if not 0 <= timeout <= LONGEST_WAIT:
         raise LocalError("invalid_plan", f"confirm_timeout is 0 to {LONGEST_WAIT} seconds.", "")
-    if token:
+    if confirming:
         # Nothing is written down about what was confirmed. When the answer to that was lost, the host itself says it: it is as planned.
         if not confirm(plan.name, runner, token, state_dir) and (
                 need or apply(plan, runner, prober, state_dir=state_dir, check=True).changed):
-            raise ApplyError("undone", "The change was made and proved, but nobody confirmed it in time, and the host has undone it.",
+            raise ApplyError("undone", "Nobody confirmed the change in time, and the host has undone what there was of it.",
                              "Give it more time (confirm_timeout), or find out why the host could not be reached.")
-        return {"changed": True, "confirmed": True}
+        return {**to_result(Outcome(changed=True)), "confirmed": True}
     if not timeout:
         insist(plan.name, params.get("items") or [], present, runner, state_dir, os.getpid())
     deadman = None
     if timeout and not check_mode:
-        deadman = Deadman(runner, state_dir, plan.name, timeout, os.urandom(8).hex(), program(), sys.executable)
+        deadman = Deadman(runner, state_dir, plan.name, timeout, token, program(), sys.executable)
     return to_result(apply(plan, runner, prober, state_dir=state_dir, check=check_mode, deadman=deadman))
 
 

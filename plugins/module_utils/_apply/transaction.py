@@ -34,8 +34,8 @@ class Outcome:
     """What was done, or would be done in check mode.
 
     steps: sentences in order. diff: as Ansible's diff mode shows it, secrets struck out. proof: None when nothing was probed.
-    recovered: an interrupted run was found, and undone or completed, first. unconfirmed: what the confirming call must know; None
-    where the change needs no confirmation.
+    recovered: an interrupted run was found, and undone or completed, first. unconfirmed: seconds in which it must be
+    confirmed; None where it need not be.
     """
 
     changed: bool = False
@@ -43,7 +43,7 @@ class Outcome:
     diff: list[dict[str, str]] = field(default_factory=list)
     proof: ProbeResult | None = None
     recovered: bool = False
-    unconfirmed: dict[str, Any] | None = None
+    unconfirmed: float | None = None
 
 
 @dataclass

@@ -20,8 +20,16 @@ options:
     required: true
     vars:
       - name: ansible_lab_ns_pid
+  way:
+    description:
+      - How packets find it, as "PID PEER ADDRESS". Then a connection is made only when a ping from the namespace of that process,
+        which has the address PEER, to ADDRESS is answered, and processes see an SSH_CONNECTION. One that was made lasts.
+    type: str
+    vars:
+      - name: ansible_lab_ns_way
 """
 
+import os
 import shutil
 import subprocess
 import sys
@@ -42,11 +50,23 @@ class Connection(ConnectionBase):
     has_pipelining = True
 
     def _connect(self):
+        way = self.get_option("way")
+        if way and not self._connected:
+            pid, _peer, address = way.split()
+            ping = [sys.executable, "-I", "-S", str(ENTER), f"{pid}:net", "ping", "-n", "-q", "-c", "1", "-W", "2", address]
+            if subprocess.run(ping, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False).returncode:
+                raise AnsibleConnectionFailure(f"{address} does not answer")
         self._connected = True
         return self
 
+    def reset(self):
+        self.close()
+
     def _start(self, *words, **options):
-        pid = self.get_option("pid")
+        pid, way = self.get_option("pid"), self.get_option("way")
+        if way:
+            _pid, peer, address = way.split()
+            options["env"] = {**os.environ, "SSH_CONNECTION": f"{peer} 40000 {address} 22"}
         command = [sys.executable, "-I", "-S", str(ENTER), f"{pid}:all", *words]
         try:
             return subprocess.Popen(command, cwd="/", **options)

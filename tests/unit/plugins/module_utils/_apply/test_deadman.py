@@ -119,7 +119,7 @@ def test_confirmed_in_time_it_stays_and_nothing_of_the_timer_is_left(systemd: bo
     old, new = states(systemd, settled, present)
     host = Host(systemd, settled)
     outcome = change(host, plan(present=present))
-    assert outcome.changed and outcome.unconfirmed == {"token": "run", "seconds": SECONDS}
+    assert outcome.changed and outcome.unconfirmed == SECONDS
     armed = host.units.get(TIMER, {}).get("active") and host.units[BOOT]["enabled"]
     assert armed if systemd else host.waiting == 1 and not armed
     assert confirm("tsp", host, "run")
