@@ -42,6 +42,9 @@ same-tests: $(TEST)/.stamp ## are the tests that ansible-test would run the ones
 integration: $(TEST)/.stamp | packages ## the integration targets by ansible-test
 	sh tests/tools/ansible_test.sh test integration
 
+lab: build/venv-molecule/.stamp | packages-vm ## the molecule scenarios on virtual machines (SCENARIOS="nat_host …": some; short: what CI runs)
+	build/venv-molecule/bin/python -m tests.lab molecule $(SCENARIOS)
+
 bench: $(TEST)/.stamp ## measure; writes build/bench.json
 	$(TEST)/bin/python benchmarks/run.py
 
@@ -82,4 +85,4 @@ build/venv-uv/.stamp: tests/tools/env.sh
 build/venv-%/.stamp: requirements/*.txt tests/tools/env.sh | build/venv-uv/.stamp
 	@sh tests/tools/env.sh $*
 
-.PHONY: help demo test lint sanity same-tests units integration bench broker agent docs docs-check collection packages packages-vm requirements clean
+.PHONY: help demo test lint sanity same-tests units integration lab bench broker agent docs docs-check collection packages packages-vm requirements clean
