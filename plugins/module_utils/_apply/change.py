@@ -45,7 +45,7 @@ def facts_of(items: Sequence[Item], leaving: Iterable[str], runner: Runner, stat
         if item["kind"] == "sysctl" and not holds(item, state):
             for name in dependents(item["name"], runner):
                 out.setdefault(f"sysctl {name}", {"kind": "sysctl", "name": name, "ours": item["value"], "value": item["value"],
-                                                  "was": runner.get_sysctl(name)})
+                                                  "because": item["name"], "was": runner.get_sysctl(name)})
             if item["name"].endswith("/forwarding"):
                 for route in advertised_routes(state):
                     out.setdefault(key(route), {**route, "was": state[key(route)]})
@@ -105,7 +105,7 @@ def put_back(facts: Sequence[Fact], runner: Runner, *, timeout: float = 10.0, ke
     until, said, tries = runner.clock() + timeout, "", 0
     while True:
         state = read(facts, runner)
-        wrong = [item for item in facts if not _true(item, state, keep_changed)]
+        wrong = [item for item in facts if not true(item, state, keep_changed)]
         if not wrong:
             return []
         if tries >= TRIES and runner.clock() >= until:
@@ -141,7 +141,8 @@ def _order(facts: Sequence[Fact]) -> list[Fact]:
     return sorted(gone, key=lambda item: away[item["kind"]]) + sorted(back, key=rank)
 
 
-def _true(item: Fact, state: State, keep_changed: bool) -> bool:
+def true(item: Fact, state: State, keep_changed: bool = False) -> bool:
+    """Whether the kernel is as it was, as far as this fact is concerned. keep_changed: see put_back."""
     found, was = state.get(key(item)), item["was"]
     if item["kind"] == "sysctl":
         if found is None or was is None:

@@ -4,15 +4,26 @@
 
 """The checkpoint of a transaction on disk, and how each kind of step is done and undone.
 
-An entry is one step as JSON, with all that its undoing needs, so that a run that was killed is undone by the next one:
+An entry is one step as JSON, with all that its undoing needs, so that a run that was killed is undone by the next one. `service` is
+plan.Service, `was` of a service {active, enabled}, facts and items are those of change.py and items.py:
 
-    {"kind": "service_stop",  "was": {active, enabled}, "disable": bool}
+    {"kind": "kernel",        "facts": [...], "timeout": s}             undoing: the kernel as it was. First, and so undone last
+    {"kind": "service_stop",  "service", "was", "disable": bool}
+    {"kind": "service_off",   "service", "was", "stop": bool, "disable": bool}
     {"kind": "command",       "argv": [...], "undo": [...] | null, "timeout": s}
+    {"kind": "service_was",   "service", "was", "verb", "enable"}       undoing: with the old files in place, it is as it was
+    {"kind": "settle",        "commands": [{argv, timeout}], "back": bool}    back: when undoing, after the files are back
+    {"kind": "units",         "back": bool}                             systemd reads its units again
     {"kind": "directory",     "path", "mode", "was": mode | null}       made, or given another mode
     {"kind": "file",          "path", "was": {saved, mode, uid, gid} | null}    `saved` names the copy in the checkpoint
     {"kind": "directory_gone","path", "was": mode | null}
-    {"kind": "service_start", "was": {active, enabled}}
-    {"kind": "service_gone"}
+    {"kind": "kernel_back",   "facts": [...], "timeout": s}             away with what is no longer wanted, or was otherwise before us
+    {"kind": "kernel_set",    "items": [...]}                           variables of the kernel
+    {"kind": "test",          "argv", "timeout", "name"}                whether a service would take its new files
+    {"kind": "service",       "service", "was", "verb": start | restart | reload | stop | null, "enable": bool | null}
+    {"kind": "service_start", "service", "was"}
+    {"kind": "service_gone",  "service"}
+    {"kind": "kernel_make",   "items": [...], "name", "tunnels", "timeout"}   what the host's configuration system did not make
 
 The journal is written before the first step, and again before each step with the number of steps begun. A step that was begun
 may have been done, in part or not at all: undoing must be right in all three cases, and is, since it says what shall be.
@@ -25,30 +36,38 @@ import os
 from typing import Any
 
 from .._tsp.errors import ApplyError, TspError
+from . import memory as memories
+from .change import make_missing, put_back, wait
 from .deadman import disarm
-from .plan import FileChange, Plan, Service
+from .items import describe as describe_item
+from .kernel import holds, key
+from .plan import FileChange, Service
 from .runner import FileState, Runner
-from .service import ServiceState, manager_for
+from .service import Manager, ServiceState, manager_for
 
-SCHEMA = 1
+SCHEMA = 2
 JOURNAL = "journal.json"
 APPLYING = "applying"
 PROVED = "proved"
 CONFIRMED = "confirmed"
+MEMORY = "memory.json"
+"""What shall be remembered, in the checkpoint until the new state is the right one."""
 Entry = dict[str, Any]
 
 
 class Journal:
     """One transaction's checkpoint in `directory` (0700)."""
 
-    def __init__(self, runner: Runner, directory: str, service: Service | None, entries: list[Entry], begun: int = 0,
+    def __init__(self, runner: Runner, directory: str, entries: list[Entry], memory: dict[str, Any] | None = None, begun: int = 0,
                  phase: str = APPLYING) -> None:
+        """memory: what shall be remembered once the new state is the right one (memory.py), None: nothing."""
         self.runner = runner
         self.directory = directory
-        self.service = service
         self.entries = entries
+        self.memory = memory
         self.begun = begun
         self.phase = phase
+        self._said: list[str] = []
 
     @classmethod
     def load(cls, runner: Runner, directory: str) -> Journal | None:
@@ -60,10 +79,9 @@ class Journal:
             data = json.loads(found.content)
             if data["schema"] != SCHEMA:
                 raise ValueError("another schema")
-            service = data["service"]
-            if service is not None:
-                service = Service(**{**service, "argv": tuple(service["argv"])})
-            return cls(runner, directory, service, list(data["entries"]), int(data["begun"]), str(data["phase"]))
+            copy = runner.read(os.path.join(directory, MEMORY)) if data["memory"] else None
+            return cls(runner, directory, list(data["entries"]), None if copy is None else json.loads(copy.content), int(data["begun"]),
+                       str(data["phase"]))
         except (ValueError, KeyError, TypeError) as exc:
             raise ApplyError("journal_broken", f"The checkpoint in {directory} cannot be read ({exc}).",
                              "It holds the files as they were before an interrupted run: put them back by hand and remove it.") from None
@@ -74,6 +92,8 @@ class Journal:
         for entry in self.entries:
             if entry["kind"] == "file" and entry["was"] is not None:
                 self.runner.write(os.path.join(self.directory, entry["was"]["saved"]), contents[entry["path"]].content, 0o600)
+        if self.memory is not None:
+            self.runner.write(os.path.join(self.directory, MEMORY), json.dumps(self.memory).encode(), 0o600)
         self._save()
 
     def step(self, number: int) -> None:
@@ -90,6 +110,11 @@ class Journal:
         """From here on the new state is the right one."""
         self.phase = CONFIRMED
         self._save()
+        self.remember()
+
+    def remember(self) -> None:
+        """Write down what the run that takes this away must know."""
+        memories.store(self.runner, *os.path.split(self.directory), self.memory)
 
     def failed(self, number: int) -> None:
         """This step reported that it did nothing: there is nothing of it to undo."""
@@ -108,10 +133,11 @@ class Journal:
         rebooted: the host was, since; what a command did to the running system is gone with it.
         """
         failed: list[str] = []
+        self._said = []
         last = self.begun
         for number, entry in reversed(list(enumerate(self.entries[:last], 1))):
             try:
-                self._undo(entry)
+                self._undo(entry, rebooted)
             except TspError as exc:
                 if not (entry["kind"] == "command" and (rebooted or interrupted and number == last)):
                     failed.append(exc.message)
@@ -154,12 +180,7 @@ class Journal:
         """Do one step. Raises ApplyError."""
         kind = entry["kind"]
         runner = self.runner
-        if kind == "service_stop":
-            manager = manager_for(self._the_service(), runner)
-            manager.stop()
-            if entry["disable"]:
-                manager.disable()
-        elif kind == "command":
+        if kind == "command":
             done = runner.run(entry["argv"], entry["timeout"])
             if done.rc:
                 raise ApplyError("apply_failed", f"{' '.join(entry['argv'])} failed: {done.words}.", "")
@@ -173,17 +194,55 @@ class Journal:
                 runner.remove(change.path)
             else:
                 runner.write(change.path, change.content, change.mode, entry["uid"], entry["gid"])
-        elif kind == "service_start":
-            manager_for(self._the_service(), runner).start()
-        elif kind == "service_gone":
-            manager_for(self._the_service(), runner).gone()
+        elif kind in ("settle", "units") and not entry["back"]:
+            self._settle(entry)
+        elif kind == "test":
+            done = runner.run(entry["argv"], entry["timeout"])
+            if done.rc:
+                raise ApplyError("test_failed", f"{entry['name']} would not take its new files: {' '.join(entry['argv'])} failed: "
+                                 f"{done.words}.", "")
+        elif kind.startswith("kernel"):
+            self._do_kernel(entry)
+        elif kind.startswith("service"):
+            self._do_service(entry)
 
-    def _undo(self, entry: Entry) -> None:
+    def _do_kernel(self, entry: Entry) -> None:
+        if entry["kind"] == "kernel_back":
+            failed = put_back(entry["facts"], self.runner, timeout=entry["timeout"], keep_changed=True)
+            if failed:
+                raise ApplyError("apply_failed", " ".join(failed), "")
+        elif entry["kind"] == "kernel_set":
+            for item in entry["items"]:
+                value = self.runner.get_sysctl(item["name"])  # None: of an interface that is still to come
+                if value is not None and not holds(item, {key(item): value}):
+                    self.runner.set_sysctl(item["name"], str(item["value"]))
+        elif entry["kind"] == "kernel_make":
+            wait([item for item in entry["items"] if not item.get("make")], self.runner, entry["timeout"])
+            make_missing([item for item in entry["items"] if item.get("make")], self.runner, entry["name"], entry["tunnels"])
+
+    def _do_service(self, entry: Entry) -> None:
+        kind, manager = entry["kind"], self._manager(entry)
+        if kind in ("service_stop", "service_off"):
+            if entry.get("stop", True):
+                manager.stop()
+            if entry["disable"]:
+                manager.disable()
+        elif kind == "service":
+            if entry["enable"]:
+                manager.enable()
+            if entry["verb"]:
+                manager.run(entry["verb"])
+            if entry["enable"] is False:
+                manager.disable()
+        elif kind == "service_start":
+            manager.start()
+        elif kind == "service_gone":
+            manager.gone()
+
+    def _undo(self, entry: Entry, rebooted: bool = False) -> None:
         kind = entry["kind"]
         runner = self.runner
-        if kind == "service_stop":
-            manager_for(self._the_service(), runner).restore(ServiceState(**entry["was"]))
-        elif kind == "command" and entry["undo"]:
+        if kind == "command" and entry["undo"]:
             done = runner.run(entry["undo"], entry["timeout"])
             if done.rc:
                 raise ApplyError("rollback_failed", f"{' '.join(entry['undo'])} failed: {done.words}.", "")
@@ -197,42 +256,113 @@ class Journal:
                 runner.remove(entry["path"])
             else:
                 runner.write(entry["path"], state.content, state.mode, state.uid, state.gid)
-        elif kind == "service_start":
-            manager = manager_for(self._the_service(), runner)
-            manager.stop()
-            if not entry["was"]["enabled"]:
-                manager.disable()
+        elif kind in ("settle", "units") and entry["back"]:
+            self._undo_settle(entry)
+        elif kind == "kernel":
+            # What was there before a boot is there again if the old files say so. What we made may have come up with ours.
+            facts = [item for item in entry["facts"] if not rebooted or item["was"] is None]
+            failed = put_back(facts, runner, timeout=entry["timeout"])
+            if failed:
+                raise ApplyError("rollback_failed", " ".join([*failed, *self._said]), "")
+        elif kind.startswith("service"):
+            self._undo_service(entry)
 
-    def _the_service(self) -> Service:
-        if self.service is None:
-            raise ApplyError("journal_broken", f"The checkpoint in {self.directory} names no service.", "")
-        return self.service
+    def _undo_service(self, entry: Entry) -> None:
+        kind = entry["kind"]
+        if kind == "service_gone":
+            return
+        manager, was = self._manager(entry), ServiceState(**entry["was"])
+        if kind in ("service_stop", "service_off"):
+            manager.restore(was)
+        elif kind == "service_start":
+            manager.stop()
+            if not was.enabled:
+                manager.disable()
+        elif kind == "service":
+            if not was.active:
+                manager.stop()
+            if entry["enable"] and not was.enabled:
+                manager.disable()
+        elif kind == "service_was":
+            if entry["enable"] is False and was.enabled:
+                manager.enable()
+            if was.active:
+                manager.run(entry["verb"] if entry["verb"] in ("restart", "reload") else "start")
+
+    def _settle(self, entry: Entry) -> None:
+        if entry["kind"] == "units":
+            entry = {"commands": [{"argv": ["systemctl", "daemon-reload"], "timeout": 60.0}]}
+        for command in entry["commands"]:
+            done = self.runner.run(command["argv"], command["timeout"])
+            if done.rc:
+                raise ApplyError("apply_failed", f"{' '.join(command['argv'])} failed: {done.words}.", "")
+
+    def _undo_settle(self, entry: Entry) -> None:
+        """Where the kernel is looked at afterwards, that tells whether the command did its work; what it said explains a failure."""
+        for command in entry["commands"] if entry["kind"] == "settle" else [None]:
+            try:
+                self._settle(entry if command is None else {**entry, "commands": [command]})
+            except ApplyError as exc:
+                if not any(other["kind"] == "kernel" for other in self.entries):
+                    raise
+                self._said.append(exc.message)
+
+    def _manager(self, entry: Entry) -> Manager:
+        try:
+            return manager_for(Service.from_dict(entry["service"]), self.runner)
+        except (KeyError, TypeError) as exc:
+            raise ApplyError("journal_broken", f"The checkpoint in {self.directory} names no service ({exc}).", "") from None
 
     def _save(self) -> None:
-        service = None if self.service is None else {
-            "name": self.service.name, "manager": self.service.manager, "argv": list(self.service.argv),
-            "pid_file": self.service.pid_file, "timeout": self.service.timeout}
-        text = json.dumps({"schema": SCHEMA, "phase": self.phase, "begun": self.begun, "service": service, "entries": self.entries})
+        text = json.dumps({"schema": SCHEMA, "phase": self.phase, "begun": self.begun, "memory": self.memory is not None,
+                           "entries": self.entries})
         self.runner.write(os.path.join(self.directory, JOURNAL), text.encode(), 0o600)
 
 
-def describe(entry: Entry, plan: Plan) -> str:
+def undo_only(entry: Entry) -> bool:
+    """Whether there is nothing to do in this step."""
+    return entry["kind"] in ("kernel", "service_was") or bool(entry.get("back"))
+
+
+def describe(entry: Entry) -> list[str]:
     """The step for people, as it stands in results; nothing for one that does nothing this time."""
     kind = entry["kind"]
-    name = plan.service.name if plan.service else ""
+    name = entry["service"]["name"] if "service" in entry else ""
     if kind == "service_stop":
-        return f"stop {name}" if entry["was"]["active"] else ""
+        return [f"stop {name}"] if entry["was"]["active"] else []
+    if kind == "service_off":
+        return [f"{verb} {name}" for verb in ("stop", "disable") if entry[verb]]
     if kind == "service_start":
-        return f"start {name}"
+        return [f"start {name}"]
     if kind == "service_gone":
-        return f"forget {name}"
-    if kind == "command":
-        return f"run {' '.join(entry['argv'])}"
+        return [f"forget {name}"]
+    if kind == "service":
+        return [f"{verb} {name}" for verb in ({True: "enable", False: "disable"}.get(entry["enable"]), entry["verb"]) if verb]
+    if kind in ("command", "test"):
+        return [f"run {' '.join(entry['argv'])}"]
+    if kind == "settle" and not entry["back"]:
+        return [f"run {' '.join(command['argv'])}" for command in entry["commands"]]
     if kind == "directory":
-        return f"make directory {entry['path']}" if entry["was"] is None else f"set mode of {entry['path']}"
+        return [f"make directory {entry['path']}" if entry["was"] is None else f"set mode of {entry['path']}"]
     if kind == "directory_gone":
-        return f"remove directory {entry['path']}"
-    return f"{entry['verb']} {entry['path']}"
+        return [f"remove directory {entry['path']}"]
+    if kind == "file":
+        return [f"{entry['verb']} {entry['path']}"]
+    if kind == "kernel_back":
+        return [f"take away {describe_item(item)}" if item["was"] is None else f"put back {_as_it_was(item)}" for item in entry["facts"]]
+    if kind == "kernel_set":
+        return [f"set {describe_item(item)}" for item in entry["items"]]
+    if kind == "kernel_make":
+        return [f"{_verb(item)} {describe_item(item)}" for item in entry["items"] if item.get("missing") and item["kind"] != "sysctl"]
+    return []
+
+
+def _verb(item: dict[str, Any]) -> str:
+    return "take away" if item.get("absent") else "make" if item.get("make") else "wait for"
+
+
+def _as_it_was(item: dict[str, Any]) -> str:
+    return describe_item({**item, "value": item["was"]} if item["kind"] == "sysctl" else item)
 
 
 def clear(runner: Runner, directory: str) -> None:

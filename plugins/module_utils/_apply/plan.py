@@ -6,12 +6,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from ipaddress import ip_address
+from typing import Any
 
 from .._tsp.errors import LocalError
+from .items import Item
+from .kernel import check
 
 MANAGERS = ("auto", "systemd", "none")
+STATES = ("started", "restarted", "reloaded", "stopped")
+WHEN = ("always", "present", "absent")
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,18 @@ class FileChange:
     def __repr__(self) -> str:
         size = "absent" if self.content is None else f"{len(self.content)} bytes"
         return f"FileChange({self.path!r}, {size}, {self.mode:04o})"
+
+
+@dataclass(frozen=True)
+class FileEdit:
+    """A file of the site that we extend (edits.py). options: of the editor. mode, owner, group: for a file that we must make."""
+
+    path: str
+    editor: str
+    options: dict[str, Any]
+    mode: int = 0o644
+    owner: str | None = None
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +71,18 @@ class Command:
 
 
 @dataclass(frozen=True)
+class Settle:
+    """A command that makes the host be as its files say. It runs after they changed, and again after they were put back.
+
+    when: always; present: only on the way to the plan; absent: only on the way back.
+    """
+
+    argv: tuple[str, ...]
+    timeout: float = 60.0
+    when: str = "always"
+
+
+@dataclass(frozen=True)
 class Service:
     """A program that shall run with these files.
 
@@ -66,6 +95,31 @@ class Service:
     argv: tuple[str, ...] = ()
     pid_file: str | None = None
     timeout: float = 30.0
+    reload_argv: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types, for a journal or a memory."""
+        return {**asdict(self), "argv": list(self.argv), "reload_argv": list(self.reload_argv)}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Service:
+        """Raises TypeError or KeyError for what is none."""
+        return cls(**{**data, "argv": tuple(data["argv"]), "reload_argv": tuple(data["reload_argv"])})
+
+
+@dataclass(frozen=True)
+class ServiceWish:
+    """What a service shall be like, one of several.
+
+    state: started; restarted, or reloaded (started where it does not run), when one of `files` changed (of all, when none are named);
+    stopped. enabled: at boot; None leaves it. test_argv: run before any of that, with the new files in place.
+    """
+
+    service: Service
+    state: str = "started"
+    enabled: bool | None = None
+    files: tuple[str, ...] = ()
+    test_argv: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,23 +139,32 @@ class Probe:
 
 @dataclass(frozen=True)
 class Plan:
-    """All of it. present: False takes everything named here away. stop commands run before the files change, start commands after."""
+    """All of it. present: False takes everything named here away, and what is remembered of earlier plans of this name.
+
+    stop commands run before the files change, start commands after. items: of the kernel (items.py), items_timeout: seconds in which
+    the host's own configuration system has made those of them that it makes.
+    """
 
     name: str
     present: bool = True
     directories: tuple[Directory, ...] = ()
     files: tuple[FileChange, ...] = ()
+    edits: tuple[FileEdit, ...] = ()
     stop: tuple[Command, ...] = ()
     start: tuple[Command, ...] = ()
+    settle: tuple[Settle, ...] = ()
     service: Service | None = None
+    services: tuple[ServiceWish, ...] = ()
+    items: tuple[Item, ...] = ()
+    items_timeout: float = 20.0
     probe: Probe | None = None
 
     def __post_init__(self) -> None:
         if not self.name or "/" in self.name or self.name.startswith(".") or not self.name.isprintable():
             raise _invalid(f"{self.name!r} cannot be the name of a transaction.", "Use letters, digits and dashes.")
         seen: set[str] = set()
-        places = [(item.path, item.mode) for item in self.files] + [(item.path, item.mode) for item in self.directories]
-        for path, mode in places:
+        places = [(item.path, item.mode) for item in self.files] + [(item.path, item.mode) for item in self.edits]
+        for path, mode in places + [(item.path, item.mode) for item in self.directories]:
             _absolute(path)
             if path in seen:
                 raise _invalid(f"{path} is named twice.", "Name each path once.")
@@ -110,10 +173,24 @@ class Plan:
                 raise _invalid(f"The mode of {path} is not a mode.", "Write it as text, for example '0644'.")
         for command in (*self.stop, *self.start):
             for argv in (command.argv, command.undo, command.unless):
-                if argv is not None and (not argv or not all(isinstance(word, str) and "\0" not in word for word in argv)):
-                    raise _invalid("A command is a list of at least one word.", "Write ['ip', 'link', 'show'].")
+                if argv is not None:
+                    _command(argv)
+        for settle in self.settle:
+            _command(settle.argv)
         if self.service is not None:
             self._check_service(self.service)
+        names = [wish.service.name for wish in self.services] + ([self.service.name] if self.service else [])
+        if len(set(names)) != len(names):
+            raise _invalid("A service is named twice.", "Name each service once.")
+        for wish in self.services:
+            self._check_service(wish.service)
+            if wish.state not in STATES:
+                raise _invalid(f"A service cannot be {wish.state!r}.", f"Use one of {', '.join(STATES)}.")
+            if wish.test_argv:
+                _command(wish.test_argv)
+        check(self.items)
+        if not 0 <= self.items_timeout <= 600:
+            raise _invalid("items_timeout is up to 600 seconds.")
         if self.probe is not None:
             self._check_probe(self.probe)
 
@@ -141,6 +218,11 @@ class Plan:
             raise _invalid(f"probe: {probe.source} cannot be the source of a ping to {probe.address}.", "Use addresses of one family.")
         if not 1 <= probe.count <= 100 or not 0 < probe.timeout <= 600:
             raise _invalid("probe: count is 1 to 100, timeout up to 600 seconds.")
+
+
+def _command(argv: tuple[str, ...]) -> None:
+    if not argv or not all(isinstance(word, str) and "\0" not in word for word in argv):
+        raise _invalid("A command is a list of at least one word.", "Write ['ip', 'link', 'show'].")
 
 
 def _invalid(message: str, hint: str = "") -> LocalError:

@@ -21,7 +21,7 @@ POLL = 0.05
 
 @dataclass(frozen=True)
 class ServiceState:
-    """active: it runs. enabled: it will be started at boot; None where nobody would."""
+    """active: it runs. enabled: it will be started at boot; None where nobody would, or where that is not ours to say."""
 
     active: bool
     enabled: bool | None = None
@@ -43,6 +43,12 @@ class Manager(Protocol):
 
     def start(self) -> None:
         """Start it with the files as they are now, and at each boot."""
+
+    def run(self, verb: str) -> None:
+        """start: unless it runs; restart; reload: have it read its files again; stop."""
+
+    def enable(self) -> None:
+        """At each boot."""
 
     def disable(self) -> None:
         """No longer at boot."""
@@ -73,14 +79,17 @@ class Systemd:
         self._unit = service.name if "." in service.name else f"{service.name}.service"
         self._runner = runner
         self._timeout = service.timeout
+        self._reload_argv = service.reload_argv
 
     def state(self) -> ServiceState:
         done = self._runner.run(["systemctl", "show", "--property=ActiveState,UnitFileState", self._unit])
         if done.rc:
             raise ApplyError("service_failed", f"systemd does not tell the state of {self._unit}: {done.words}.", "")
         found = dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
-        return ServiceState(found.get("ActiveState") in ("active", "activating", "reloading"),
-                            found.get("UnitFileState") in ("enabled", "enabled-runtime"))
+        file = found.get("UnitFileState", "")
+        # static, indirect, generated, alias, …: systemd or somebody else decides; no unit file (yet): not enabled.
+        enabled = True if file in ("enabled", "enabled-runtime") else False if file in ("", "disabled", "bad") else None
+        return ServiceState(found.get("ActiveState") in ("active", "activating", "reloading"), enabled)
 
     def stop(self) -> None:
         if self.state().active:
@@ -90,6 +99,15 @@ class Systemd:
         self._do("daemon-reload")
         self._do("enable", self._unit)
         self._do("restart", self._unit)
+
+    def run(self, verb: str) -> None:
+        if verb == "reload" and self._reload_argv:
+            _reload(self._reload_argv, self._unit, self._runner, self._timeout)
+        else:
+            self._do("reload-or-restart" if verb == "reload" else verb, self._unit)
+
+    def enable(self) -> None:
+        self._do("enable", self._unit)
 
     def disable(self) -> None:
         if self.state().enabled:
@@ -152,6 +170,20 @@ class Detached:
             raise ApplyError("service_failed", f"{self._argv[0]} ended right after its start.",
                              f"Look for its log beside {self._pid_file}.")
 
+    def run(self, verb: str) -> None:
+        pid = self._pid()
+        if verb == "stop":
+            self.stop()
+        elif verb == "restart" or pid is None:
+            self.start()
+        elif verb == "reload" and self._service.reload_argv:
+            _reload(self._service.reload_argv, self._service.name, self._runner, self._service.timeout)
+        elif verb == "reload":
+            self._runner.signal(pid, signal.SIGHUP)
+
+    def enable(self) -> None:
+        """Nothing starts it at boot."""
+
     def disable(self) -> None:
         """Nothing would start it."""
 
@@ -173,3 +205,9 @@ class Detached:
     def _ours(self, pid: int) -> bool:
         words = self._runner.process(pid)
         return words is not None and all(word in words for word in self._argv if word.startswith("/"))
+
+
+def _reload(argv: tuple[str, ...], name: str, runner: Runner, timeout: float) -> None:
+    done = runner.run(argv, timeout)
+    if done.rc:
+        raise ApplyError("service_failed", f"{name} cannot be reloaded: {' '.join(argv)} failed: {done.words}.", "")

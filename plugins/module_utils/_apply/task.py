@@ -21,20 +21,43 @@ from hashlib import sha256
 from typing import Any
 
 from .._tsp.errors import ApplyError, LocalError
+from . import radvd
 from .deadman import Deadman
+from .edits import register
 from .management import insist
-from .plan import MANAGERS, Command, Directory, FileChange, Plan, Probe, Service
+from .plan import (
+    MANAGERS,
+    STATES,
+    WHEN,
+    Command,
+    Directory,
+    FileChange,
+    FileEdit,
+    Plan,
+    Probe,
+    Service,
+    ServiceWish,
+    Settle,
+)
 from .probe import ping
 from .runner import HostRunner, Runner
 from .service import manager_for
 from .transaction import STATE_DIR, Outcome, Prober, apply, confirm, to_result
 from .undo import program
 
+register("radvd", radvd.edit)
 COMMAND_OPTIONS: dict[str, Any] = {
     "argv": {"type": "list", "elements": "str", "required": True},
     "undo": {"type": "list", "elements": "str"},
     "unless": {"type": "list", "elements": "str"},
     "timeout": {"type": "float", "default": 60.0},
+}
+SERVICE_OPTIONS: dict[str, Any] = {
+    "name": {"type": "str", "required": True},
+    "manager": {"type": "str", "choices": list(MANAGERS), "default": "auto"},
+    "argv": {"type": "list", "elements": "str", "default": []},
+    "pid_file": {"type": "path"},
+    "timeout": {"type": "float", "default": 30.0},
 }
 SPEC: dict[str, Any] = {
     "name": {"type": "str", "required": True},
@@ -45,11 +68,15 @@ SPEC: dict[str, Any] = {
         "src": {"type": "path"},
         "secret_content": {"type": "str", "no_log": True},
         "checksum": {"type": "str"},
+        "template": {"type": "path"},
+        "vars": {"type": "dict", "default": {}},
+        "edit": {"type": "dict"},
         "mode": {"type": "raw", "default": "0644"},
         "owner": {"type": "str"},
         "group": {"type": "str"},
         "only_with": {"type": "str", "choices": ["systemd", "none"]},
-    }, "mutually_exclusive": [("content", "src", "secret_content"), ("content", "checksum", "secret_content")]},
+    }, "mutually_exclusive": [("content", "src", "secret_content", "template"), ("content", "checksum", "secret_content"),
+                              ("edit", "src", "secret_content"), ("edit", "checksum")]},
     "absent_files": {"type": "list", "elements": "path", "default": []},
     "directories": {"type": "list", "elements": "dict", "default": [], "options": {
         "path": {"type": "path", "required": True},
@@ -57,13 +84,22 @@ SPEC: dict[str, Any] = {
     }},
     "stop": {"type": "list", "elements": "dict", "default": [], "options": COMMAND_OPTIONS},
     "start": {"type": "list", "elements": "dict", "default": [], "options": COMMAND_OPTIONS},
-    "service": {"type": "dict", "options": {
-        "name": {"type": "str", "required": True},
-        "manager": {"type": "str", "choices": list(MANAGERS), "default": "auto"},
-        "argv": {"type": "list", "elements": "str", "default": []},
-        "pid_file": {"type": "path"},
-        "timeout": {"type": "float", "default": 30.0},
+    "settle": {"type": "list", "elements": "dict", "default": [], "options": {
+        "argv": {"type": "list", "elements": "str", "required": True},
+        "timeout": {"type": "float", "default": 60.0},
+        "when": {"type": "str", "choices": list(WHEN), "default": "always"},
     }},
+    "service": {"type": "dict", "options": SERVICE_OPTIONS},
+    "services": {"type": "list", "elements": "dict", "default": [], "options": {
+        **SERVICE_OPTIONS,
+        "state": {"type": "str", "choices": list(STATES), "default": "started"},
+        "enabled": {"type": "bool"},
+        "files": {"type": "list", "elements": "path", "default": []},
+        "reload_argv": {"type": "list", "elements": "str", "default": []},
+        "test_argv": {"type": "list", "elements": "str", "default": []},
+    }},
+    "items": {"type": "list", "elements": "dict", "default": []},
+    "items_timeout": {"type": "float", "default": 20.0},
     "probe": {"type": "dict", "options": {
         "address": {"type": "str", "required": True},
         "source": {"type": "str"},
@@ -73,6 +109,8 @@ SPEC: dict[str, Any] = {
         "status_file": {"type": "path"},
     }},
     "state_dir": {"type": "path", "default": STATE_DIR},
+    "facts": {"type": "dict", "default": {}},
+    "proof_fact": {"type": "str"},
     "confirm_timeout": {"type": "int", "default": 0},
     "confirm_token": {"type": "str", "no_log": False},
     "confirm_phase": {"type": "str", "choices": ["apply", "confirm"], "default": "apply"},
@@ -88,8 +126,9 @@ def run(params: dict[str, Any], *, check_mode: bool = False, runner: Runner | No
     need: list[str] = []
     service, probe = _service(params["service"]), params["probe"]
     kind = None if service is None else manager_for(service, runner).kind
+    edits = tuple(_edit(item, present) for item in params["files"] if item.get("edit"))
     files = [_file(item, present, runner, need) for item in params["files"]
-             if not present or item.get("only_with") in (None, kind)]
+             if not item.get("edit") and (not present or item.get("only_with") in (None, kind))]
     files += [FileChange(path, None) for path in params["absent_files"]]
     confirming = params["confirm_phase"] == "confirm" and not check_mode
     token = params["confirm_token"] or os.urandom(8).hex()
@@ -98,8 +137,10 @@ def run(params: dict[str, Any], *, check_mode: bool = False, runner: Runner | No
     plan = Plan(
         name=params["name"], present=present,
         directories=tuple(Directory(item["path"], _mode(item["mode"], item["path"])) for item in params["directories"]),
-        files=tuple(files), stop=_commands(params["stop"]), start=_commands(params["start"]),
-        service=service, probe=None if probe is None else Probe(
+        files=tuple(files), edits=edits, stop=_commands(params["stop"]), start=_commands(params["start"]),
+        settle=tuple(Settle(tuple(item["argv"]), item["timeout"], item["when"]) for item in params["settle"]),
+        service=service, services=tuple(map(_wish, params["services"])), items=tuple(params["items"]) if present else (),
+        items_timeout=params["items_timeout"], probe=None if probe is None else Probe(
             probe["address"], probe["source"] or None, probe["interface"] or None, probe["count"], probe["timeout"],
             probe["status_file"] or None))
     if not params["state_dir"].startswith("/"):
@@ -115,7 +156,7 @@ def run(params: dict[str, Any], *, check_mode: bool = False, runner: Runner | No
                              "Give it more time (confirm_timeout), or find out why the host could not be reached.")
         return {**to_result(Outcome(changed=True)), "confirmed": True}
     if not timeout:
-        insist(plan.name, params.get("items") or [], present, runner, state_dir, os.getpid())
+        insist(plan.name, plan.items, present, runner, state_dir, os.getpid())
     deadman = None
     if timeout and not check_mode:
         deadman = Deadman(runner, state_dir, plan.name, timeout, token, program(), sys.executable)
@@ -125,13 +166,31 @@ def run(params: dict[str, Any], *, check_mode: bool = False, runner: Runner | No
 def _service(item: dict[str, Any] | None) -> Service | None:
     if item is None:
         return None
-    return Service(item["name"], item["manager"], tuple(item["argv"]), item["pid_file"] or None, item["timeout"])
+    return Service(item["name"], item["manager"], tuple(item["argv"]), item["pid_file"] or None, item["timeout"],
+                   tuple(item.get("reload_argv") or ()))
+
+
+def _wish(item: dict[str, Any]) -> ServiceWish:
+    service = _service(item)
+    if service is None:
+        raise LocalError("invalid_plan", "A service has no name.", "")
+    return ServiceWish(service, item["state"], item["enabled"], tuple(item["files"]), tuple(item["test_argv"]))
+
+
+def _edit(item: dict[str, Any], present: bool) -> FileEdit:
+    options = dict(item["edit"])
+    editor = options.pop("editor", None)
+    if not isinstance(editor, str):
+        raise LocalError("invalid_plan", f"edit of {item['path']} names no editor.", "Say editor: block, for example.")
+    if present and item.get("content") is not None:
+        options["content"] = item["content"]
+    return FileEdit(item["path"], editor, options, _mode(item["mode"], item["path"]), item.get("owner"), item.get("group"))
 
 
 def _file(item: dict[str, Any], present: bool, runner: Runner, need: list[str]) -> FileChange:
     path, secret = item["path"], item.get("secret_content")
     mode = _mode(item["mode"], path)
-    content: bytes | None = None
+    content: bytes | None = b""  # whatever it was: it goes
     if present:
         if secret is not None:
             content = secret.encode("utf-8")
@@ -140,7 +199,8 @@ def _file(item: dict[str, Any], present: bool, runner: Runner, need: list[str]) 
         elif item.get("checksum"):
             content = _from_controller(item, runner, need)
         else:
-            raise LocalError("invalid_plan", f"{path} has no content.", "Give content, src or secret_content, or name it in absent_files.")
+            raise LocalError("invalid_plan", f"{path} has no content.",
+                             "Give content, template, src or secret_content, or name it in absent_files.")
     return FileChange(path, content, mode, item.get("owner"), item.get("group"), secret=secret is not None)
 
 

@@ -61,8 +61,8 @@ def test_a_file_of_the_controller_is_asked_for_only_when_it_differs() -> None:
     assert "need" not in run(second, runner=host, prober=alive)
     assert host.files["/etc/a"].content == b"new"
     assert run(first, runner=host, prober=alive)["changed"] is False
-    assert run(params(files=[{"path": "/etc/a", "checksum": sha(b"new"), "mode": "0755"}]), runner=host, prober=alive)["steps"] == [
-        "set mode and owner of /etc/a"]
+    third = params(files=[{"path": "/etc/a", "checksum": sha(b"new"), "mode": "0755"}])
+    assert run(third, runner=host, prober=alive)["steps"] == ["set mode and owner of /etc/a", "remove /etc/b"], "no longer named"
     host.write("/var/sent", b"damaged", 0o600)
     with pytest.raises(LocalError) as caught:
         run(params(files=[{"path": "/etc/c", "checksum": sha(b"new"), "src": "/var/sent"}]), runner=host, prober=alive)

@@ -1,0 +1,162 @@
+# Copyright (c) 2026, The tunnelbroker.tsp authors
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+
+"""From a plan and a host to the steps between them: what check mode tells, and what a run then does.
+
+The order, and why: services that must not run go first; then commands that need the old files, then the files. What the new files no
+longer want leaves the kernel before the host's configuration system acts on them, since an old tunnel would be in the way of the new
+one. That acts (settle), services follow, and last the transaction makes what is still missing. Undoing goes backwards, so what has to
+happen after files are back (settle, services) stands before them.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+from .before import Before
+from .diff import file_diff
+from .journal import Entry, describe
+from .memory import Memory
+from .plan import Command, FileChange, Plan
+from .prepare_files import directories, directories_gone, removable, wanted_files
+from .prepare_kernel import KernelWork, kernel_work
+from .prepare_services import ServiceWork, of_the_plan, service_work
+from .runner import FileState
+from .service import SYSTEMD_RUNS
+
+UNIT_FOLDERS = ("/etc/systemd/system/", "/run/systemd/system/", "/usr/local/lib/systemd/system/", "/usr/lib/systemd/system/",
+                "/lib/systemd/system/")
+
+
+@dataclass
+class Prepared:
+    """entries: the steps, none when the host is as planned. contents: files as they are, for the checkpoint. changes: files as they
+    shall be. memory: what shall be remembered afterwards, None: nothing. steps, diff, warnings: for people."""
+
+    entries: list[Entry] = field(default_factory=list)
+    contents: dict[str, FileState] = field(default_factory=dict)
+    changes: dict[str, FileChange] = field(default_factory=dict)
+    memory: dict[str, Any] | None = None
+    steps: list[str] = field(default_factory=list)
+    diff: list[dict[str, str]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def prepare(plan: Plan, before: Before, remembered: Memory | None, now: float) -> Prepared:
+    """The steps. now: seconds since 1970. Raises LocalError or ApplyError for what cannot be done; nothing was touched by then."""
+    out, new = Prepared(), Memory()
+    old = remembered or Memory()
+    changes, out.warnings = wanted_files(plan, before, remembered, new, now)
+    places = directories(plan, changes, before, old, new)
+    files: list[Entry] = []
+    for change in changes:
+        entry = _file(change, before, out)
+        if entry is not None:
+            entry["was"] = None if entry["was"] is None else {**entry["was"], "saved": f"{len(files)}.saved"}
+            files.append(entry)
+            out.changes[change.path] = change
+    gone = directories_gone(plan, changes, before, remembered)
+    changed = [entry["path"] for entry in files]
+    going = sorted(set(old.services) - {wish.service.name for wish in plan.services} - ({plan.service.name} if plan.service else set()))
+    kernel = kernel_work(plan, before, old, new, bool(going) and plan.present)
+    services = service_work(plan, before, remembered, new, changed, kernel.waits)
+    wanted = [[command for command in commands if not before.holds(command)] for commands in (plan.stop, plan.start)]
+    stop, start = ([_command(command) for command in commands] for commands in wanted)
+    looked_at = any(command.unless for commands in wanted for command in commands)
+    single = None if plan.service is None else before.service(plan.service)
+    of_the_plan(plan, single, remembered, new)
+    touched = bool(places or files or looked_at or kernel.touched or services.touched or removable(gone, before))
+    if single is not None and not touched:
+        touched = not single.active or single.enabled is False if plan.present else single.active or bool(single.enabled)
+    new.settle = [{"argv": list(item.argv), "timeout": item.timeout, "when": item.when} for item in plan.settle]
+    if not plan.present:
+        new.settle = [] if new.empty or not any((new.files, new.edits, new.facts)) else old.settle
+    out.memory = None if new.empty else new.to_dict()
+    if touched:
+        out.entries = _in_order(plan, before, old, _Parts(places, files, gone, stop, start, kernel, services), single)
+        out.diff += kernel.diff
+        out.steps = [step for entry in out.entries for step in describe(entry)]
+    return out
+
+
+@dataclass
+class _Parts:
+    places: list[Entry]
+    files: list[Entry]
+    gone: list[Entry]
+    stop: list[Entry]
+    start: list[Entry]
+    kernel: KernelWork
+    services: ServiceWork
+
+
+def _in_order(plan: Plan, before: Before, old: Memory, parts: _Parts, single: Any) -> list[Entry]:
+    kernel, services = parts.kernel, parts.services
+    name = {} if plan.service is None else {"service": plan.service.to_dict()}
+    forward, back = _settle(plan, old)
+    units = [{"kind": "units"}] if _units_change(plan, before, parts.files) else []
+    entries: list[Entry] = list(kernel.undo)
+    if single is not None:
+        entries.append({"kind": "service_stop", **name, "was": single.to_dict(), "disable": not plan.present})
+    if plan.present:
+        entries += parts.stop + services.off
+    else:
+        entries += services.off + parts.stop
+    entries += services.was
+    entries += [{"kind": "settle", "commands": back, "back": True}] if back else []
+    entries += [{**entry, "back": True} for entry in units]
+    entries += parts.places + parts.files
+    entries += [{**entry, "back": False} for entry in units]
+    if plan.present:
+        entries += kernel.clear + kernel.set
+    entries += services.tests
+    entries += [{"kind": "settle", "commands": forward, "back": False}] if forward else []
+    entries += parts.start + services.on
+    if single is not None:
+        entries.append({"kind": "service_start", **name, "was": single.to_dict()} if plan.present else {"kind": "service_gone", **name})
+    entries += kernel.make if plan.present else kernel.clear
+    return entries + parts.gone
+
+
+def _settle(plan: Plan, old: Memory) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The commands after files changed, and those after they were put back."""
+    given = [{"argv": list(item.argv), "timeout": item.timeout, "when": item.when} for item in plan.settle] or (
+        [] if plan.present else old.settle)
+    ways = ("present", "absent") if plan.present else ("absent", "present")
+    forward, back = ([{"argv": item["argv"], "timeout": item["timeout"]} for item in given if item["when"] in ("always", way)]
+                     for way in ways)
+    return forward, back
+
+
+def _units_change(plan: Plan, before: Before, files: list[Entry]) -> bool:
+    """Whether systemd must read its units again. The service of the plan does that by itself."""
+    single = plan.service.name if plan.service else ""
+    names = {os.path.basename(entry["path"]) for entry in files if entry["path"].startswith(UNIT_FOLDERS)}
+    return bool(names - {single, f"{single}.service"}) and before.runner.directory_mode(SYSTEMD_RUNS) is not None
+
+
+def _command(command: Command) -> Entry:
+    return {"kind": "command", "argv": list(command.argv), "undo": list(command.undo) if command.undo else None, "timeout": command.timeout}
+
+
+def _file(change: FileChange, before: Before, out: Prepared) -> Entry | None:
+    state = before.file(change.path)
+    uid = None if change.owner is None or change.content is None else before.runner.user_id(change.owner)
+    gid = None if change.group is None or change.content is None else before.runner.group_id(change.group)
+    if change.content is None:
+        if state is None:
+            return None
+    elif state is not None and state.content == change.content and state.mode == change.mode and uid in (None, state.uid) and \
+            gid in (None, state.gid):
+        return None
+    if state is not None:
+        out.contents[change.path] = state
+    out.diff.append(file_diff(change, state))
+    verb = "remove" if change.content is None else "create" if state is None else \
+        "set mode and owner of" if state.content == change.content else "change"
+    return {"kind": "file", "path": change.path, "uid": uid if uid is not None or state is None else state.uid,
+            "gid": gid if gid is not None or state is None else state.gid, "verb": verb,
+            "was": None if state is None else {"mode": state.mode, "uid": state.uid, "gid": state.gid}}
