@@ -33,6 +33,9 @@ def test_an_override_wins_and_the_floor_holds():
     assert tunnel_plan(lease(), mtu=1280)["mtu"] == 1280
     assert tunnel_plan(lease(), mtu="1400")["mss"]["ipv6"] == 1340
     assert tunnel_plan(lease(), mtu="auto", link_mtu=1500)["mtu"] == 1480
+    measured = {**lease().to_dict(), "path_mtu": 1492}
+    assert tunnel_plan(measured)["mtu"] == tunnel_plan(measured, link_mtu="auto")["mtu"] == 1472
+    assert tunnel_plan(measured, link_mtu=1500)["mtu"] == 1480, "what the play says counts"
     for bad in (1279, 0, -1, 65536, "big", True, [1]):
         with pytest.raises(LocalError) as caught:
             tunnel_plan(lease(), mtu=bad)

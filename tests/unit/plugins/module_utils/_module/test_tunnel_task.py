@@ -36,12 +36,13 @@ class Task:
         self.broker = FakeBroker()
         self.now = NOW
         self.place = {}
+        self.measure = None
 
     def __call__(self, check_mode=False, **options):
         given = {"broker": ["broker.example"], "username": "alice", "password": CANARY, **options}
         params = {name: given.get(name, option.get("default")) for name, option in TUNNEL_SPEC.items()}
         place = Place(str(self.file), str(self.folder / "state"), **self.place)
-        result = guarded(lambda: run(params, place, check_mode=check_mode, exchange=self.broker, now=lambda: self.now))
+        result = guarded(lambda: run(params, place, check_mode=check_mode, exchange=self.broker, now=lambda: self.now, measure=self.measure))
         assert CANARY not in json.dumps(result)
         return result
 
@@ -61,6 +62,22 @@ def task(tmp_path):
 
 def everything_in(folder):
     return {str(path): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_path_is_measured_with_each_exchange_and_never_beside_one(task):
+    seen = []
+    task.measure = lambda peer, source: seen.append((str(peer), source)) or 1492
+    first = task(source_address="127.0.0.1")
+    assert first["lease"]["path_mtu"] == json.loads(task.file.read_text())["path_mtu"] == 1492
+    assert [(peer, source.address) for peer, source in seen] == [(first["lease"]["server"]["ipv4"], "127.0.0.1")]
+    task(source_address="127.0.0.1")
+    task(source_address="127.0.0.1", check_mode=True, renew=True)
+    assert len(seen) == 1
+
+
+def test_a_path_that_nobody_is_on_is_not_measured(task):
+    task.measure = lambda peer, source: pytest.fail("the machine that asks is not the tunnel's end")
+    assert task(proxy=True, client_ipv4="192.0.2.7")["lease"]["path_mtu"] is None
 
 
 def test_the_first_run_asks_stores_and_returns_facts(task):
