@@ -60,8 +60,11 @@ def way(runner: Runner, pid: int) -> Way | None:
 
 def rides(items: Iterable[Item], gone: Iterable[Item], path: Way) -> str:
     """Why making `items`, or taking `gone` away, may cut this way off; a phrase, empty when it cannot."""
+    items = list(items)
+    listens = {"kind": "sysctl", "name": f"net/ipv6/conf/{path.device}/accept_ra", "value": "2"}
     for item in items:
-        if _makes_it_another(item, path):
+        if _makes_it_another(item, path) and not (_forwards(item) and any(
+                {name: other.get(name) for name in listens} == listens for other in items)):
             return describe(item)
     for item in gone:
         if _takes_it_away(item, path):
@@ -81,7 +84,8 @@ def insist(name: str, items: Sequence[Item], present: bool, runner: Runner, stat
         state = read(with_parts([*items, *before]), runner)
     except ApplyError:
         return  # the transaction says it better
-    why = rides([item for item in items if present and not holds(item, state)],
+    # accept_ra matters also where it is as it shall be.
+    why = rides([item for item in items if present and (not holds(item, state) or key(item).endswith("/accept_ra"))],
                 [item for item in before if key(item) not in wanted and key(item) in state], path)
     if why:
         raise LocalError("confirm_timeout_needed",
@@ -105,9 +109,13 @@ def _makes_it_another(item: Item, path: Way) -> bool:
     words = item["name"].split("/")
     if words[-1] == "disable_ipv6":
         return path.family == 6 and item["value"] != "0" and words[-2] in ("all", path.device)
-    # A host that begins to forward forgets the routes that routers advertised to it.
-    return (words[:3] == ["net", "ipv6", "conf"] and words[-1] == "forwarding" and item["value"] != "0" and path.protocol == "ra"
-            and words[-2] in ("all", path.device))
+    # A host that begins to forward forgets the routes that routers advertised to it, unless accept_ra is 2 by then.
+    return _forwards(item) and path.protocol == "ra" and words[-2] in ("all", path.device)
+
+
+def _forwards(item: Item) -> bool:
+    return bool(item["kind"] == "sysctl" and item["name"].startswith("net/ipv6/conf/") and item["name"].endswith("/forwarding")
+                and item["value"] != "0")
 
 
 def _wins(item: Item, path: Way) -> bool:
