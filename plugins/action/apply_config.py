@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The controller's half of apply_config: names files of the controller by their checksum, and copies those that the host lacks.
+"""The controller's half of apply_config: renders templates, names files of the controller by their checksum, and copies those that the
+host lacks.
 
 Where a change is to be confirmed, it comes back over a new connection to do so: the old one may live on without a way for a new one.
 """
@@ -16,6 +17,7 @@ from typing import Any
 from uuid import uuid4
 
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
+from ansible.module_utils.ansible_release import __version__
 from ansible.plugins.action import ActionBase
 from ansible.plugins.connection import ConnectionBase
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.plain import plain
@@ -25,6 +27,7 @@ from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.errors impor
 MODULE = "tunnelbroker.tsp.apply_config"
 AGAIN = 1.0
 """Seconds between two attempts to come back."""
+UNPROVED = {"proved": False, "target": None, "rtt_ms": None, "sent": 0, "received": 0}
 
 
 class ActionModule(ActionBase):
@@ -37,7 +40,9 @@ class ActionModule(ActionBase):
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
         args = dict(self._task.args)
+        facts, proof_fact = args.pop("facts", None) or {}, args.pop("proof_fact", None)
         try:
+            args["files"] = self._rendered(args, task_vars or {})
             files, sources = self._files(args)
         except LocalError as exc:
             return {**result, **failure(exc)}
@@ -62,8 +67,38 @@ class ActionModule(ActionBase):
             answer = self._confirm({"changed": True}, settled, timeout, task_vars)
             if (answer.get("error") or {}).get("code") == "not_confirmed":
                 raise AnsibleConnectionFailure(f"{exc} {answer['msg']}") from None
+        if not answer.get("failed"):
+            proof = {str(proof_fact): answer.get("proof") or dict(UNPROVED)} if proof_fact else {}
+            if facts or proof:
+                answer["ansible_facts"] = {**plain(facts), **proof}
         result.update(answer)
         return result
+
+    def _rendered(self, args: dict[str, Any], task_vars: dict[str, Any]) -> Any:
+        """The option files with each template replaced by the text that ansible.builtin.template makes of it. Raises LocalError."""
+        given = args.get("files") or []
+        if not isinstance(given, list):
+            return given
+        out = []
+        for item in given:
+            if isinstance(item, dict) and item.get("template"):
+                name, path = str(plain(item["template"])), str(plain(item.get("path")))
+                more = {**(item.get("vars") or {}), "template_destpath": path}
+                item = {key: value for key, value in item.items() if key not in ("template", "vars")}
+                if args.get("state", "present") != "absent":
+                    item["content"] = self._text(name, more, task_vars)
+            out.append(item)
+        return out
+
+    def _text(self, name: str, more: dict[str, Any], task_vars: dict[str, Any]) -> str:
+        lookup = self._shared_loader_obj.lookup_loader.get("ansible.builtin.template", loader=self._loader, templar=self._templar)
+        # Up to ansible-core 2.18 a text that looks like data comes back as data unless told otherwise.
+        options = {"convert_data": False} if [int(word) for word in __version__.split(".")[:2]] < [2, 19] else {}
+        try:
+            return str(plain(lookup.run([self._find_needle("templates", name)], variables=task_vars, template_vars=more, **options)[0]))
+        except AnsibleError as exc:
+            raise LocalError("template_failed", f"The template {name} cannot be rendered: {plain(str(exc))}",
+                             "Look at the variables that it uses.") from None
 
     def _ask(self, args: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
         answer: dict[str, Any] = self._execute_module(module_name=MODULE, module_args=args, task_vars=task_vars)

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: apply_config
-short_description: Files, a service and commands on a host as one transaction, proved by a ping
+short_description: Files, services, commands and the kernel's network state of a host as one transaction, proved by a ping
 version_added: 0.1.0
 author: The tunnelbroker.tsp authors (@tunnelbroker)
 description:
-  - Brings files, directories, a service and commands of a host to a wanted state, in one call and all or nothing.
-  - Everything that would change is saved first. Then the service is stopped, the files are put in place, each at once and durably, the
-    service is started, and O(probe) is pinged. Only a reply confirms the change.
-  - When a step fails or no reply comes, everything is as it was before, the service included, and the task fails with the reason.
-  - With O(confirm_timeout) the host undoes the change by itself unless the controller comes back over a new connection and confirms it.
+  - Brings files, directories, services, and what the kernel knows of links, addresses, routes and the like to a wanted state, in one call
+    and all or nothing.
+  - Everything that would change is saved first. Then services are stopped, the files are put in place, each at once and durably, the
+    host's own configuration system is told (O(settle)), services are started, what O(items) names is looked up in the kernel, and
+    O(probe) is pinged. Only then, and only by a reply, the change is confirmed.
+  - When a step fails, the kernel lacks an item, or no reply comes, everything is as it was before, services and kernel included, and the
+    task fails with the reason.
   - A run that was killed is undone, or cleared away if it had been confirmed, by the next run.
-  - Where nothing differs nothing is touched; O(probe) is pinged all the same.
+  - Where nothing differs nothing is touched; O(probe) is pinged all the same. An item that is gone from the kernel is a difference.
+  - What was in the place of files, items and services is remembered in O(state_dir) for each O(name). What an earlier run of the same
+    name made and a later one does not name is taken away, and O(state=absent) needs nothing but the name to make the host as it was.
 extends_documentation_fragment:
   - tunnelbroker.tsp.attributes
 attributes:
@@ -47,12 +51,16 @@ options:
     type: str
     required: true
   state:
-    description: V(absent) stops the service and takes away all that O(files) and O(absent_files) name, and the O(directories) left empty.
+    description:
+      - V(absent) takes away all that is remembered or named - files, items, what was added to files of the site - and puts back what was
+        there before. Services become what they were; O(service) is stopped. Folders that were made go when they are empty.
+      - A variable of the kernel that somebody has changed since stays as it is. Nothing that O(absent_files) names comes back.
     type: str
     choices: [present, absent]
     default: present
   files:
-    description: The files. With O(state=present) each needs one of C(content), C(src) and C(secret_content).
+    description:
+      - The files. With O(state=present) each needs one of C(content), C(template), C(src) and C(secret_content), or C(edit).
     type: list
     elements: dict
     default: []
@@ -73,8 +81,24 @@ options:
       checksum:
         description: SHA-256 of C(src). The action plugin sets it.
         type: str
+      template:
+        description:
+          - A Jinja template on the controller, searched like that of M(ansible.builtin.template). The text is the same as there.
+          - With C(edit) it makes the option C(content) of the editor.
+        type: path
+      vars:
+        description: Further variables for C(template).
+        type: dict
+        default: {}
+      edit:
+        description:
+          - Extend a file of the site instead of owning it. What it becomes is computed on the host from what is there.
+          - C(editor) names the editor, the other keys are its options. C(block) keeps C(content) between two lines that mark it; it knows
+            C(comment) (what begins a comment, by default C(#)), C(where) (C(end) or C(start) of the file) and C(marker).
+          - C(radvd) is what the role P(tunnelbroker.tsp.radvd#role) uses.
+        type: dict
       mode:
-        description: Permissions, octal, best as text.
+        description: Permissions, octal, best as text. With C(edit) only for a file that must be made.
         type: raw
         default: "0644"
       owner:
@@ -135,17 +159,39 @@ options:
     elements: dict
     default: []
     suboptions: *command
-  service:
-    description: The program that runs with these files. It is restarted when one of them changes.
-    type: dict
+  settle:
+    description:
+      - Commands that make the host be as its files say, without a shell. They run after files changed and also, by themselves, after
+        files were put back. On the way back a command that fails is no failure as long as the kernel is as it was.
+    type: list
+    elements: dict
+    default: []
     suboptions:
+      argv:
+        description: The command, word by word.
+        type: list
+        elements: str
+        required: true
+      timeout:
+        description: Seconds after which it has failed.
+        type: float
+        default: 60.0
+      when:
+        description: V(present) runs it only on the way to the new state, V(absent) only on the way back.
+        type: str
+        choices: [always, present, absent]
+        default: always
+  service:
+    description: The program that runs with these files. It is stopped before they change, and started afterwards and at boot.
+    type: dict
+    suboptions: &service
       name:
         description: Name of the unit, or of the program for people.
         type: str
         required: true
       manager:
         description:
-          - V(systemd) takes a unit, whose file may be one of O(files), and enables it.
+          - V(systemd) takes a unit, whose file may be one of O(files).
           - V(none) runs C(argv), which must put itself into the background and write C(pid_file). Nothing starts it at boot.
           - V(auto) is V(systemd) where systemd runs the host, else V(none).
         type: str
@@ -163,6 +209,55 @@ options:
         description: Seconds for starting and for stopping.
         type: float
         default: 30.0
+  services:
+    description: Services of the host that need these files. What they were before is remembered, and restored with O(state=absent).
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      <<: *service
+      state:
+        description:
+          - V(restarted) and V(reloaded) do that when one of C(files) changes, and start a service that does not run. V(restarted) also does
+            it when the kernel lacks one of O(items) that the transaction does not make itself.
+        type: str
+        choices: [started, restarted, reloaded, stopped]
+        default: started
+      enabled:
+        description: Whether it is started at boot. Without it that stays as it is.
+        type: bool
+      files:
+        description: The files whose change concerns this service. Without it all of them do.
+        type: list
+        elements: path
+        default: []
+      reload_argv:
+        description: The command that reloads it. Without it systemd reloads or restarts the unit, or the program gets SIGHUP.
+        type: list
+        elements: str
+        default: []
+      test_argv:
+        description: A command that tests the configuration. It runs with the new files in place; when it fails everything is undone.
+        type: list
+        elements: str
+        default: []
+  items:
+    description:
+      - What the kernel shall have once the files are in force. Each is looked up there before the change is confirmed.
+      - "C(kind) is one of: C(link) with C(device), C(type) (C(sit) or C(ip6tnl)), C(local), C(remote), C(mtu), C(encap) (null, or C(type)
+        C(fou) with the ports C(sport) and C(dport)); C(address) with C(device), C(cidr); C(route) with C(family), C(destination),
+        C(device), C(gateway), C(metric), C(type) (C(unicast) or C(unreachable)), C(from), C(table), and C(absent) for one that shall
+        not be there; C(rule) with C(family), C(from), C(table), C(priority), C(suppress_prefixlength); C(sysctl) with C(name) (with
+        slashes) and C(value)."
+      - With C(make) the transaction makes the item itself where it is missing, else it waits for the host's configuration system.
+      - A device of the name of a link that this transaction did not make is an error (C(device_taken)) before anything is touched.
+    type: list
+    elements: dict
+    default: []
+  items_timeout:
+    description: Seconds in which the kernel must have all O(items).
+    type: float
+    default: 20.0
   probe:
     description: Whom to ping to prove the change.
     type: dict
@@ -189,9 +284,16 @@ options:
         description: Status file of the service (JSON). Its C(last_error) explains a failure.
         type: path
   state_dir:
-    description: Where checkpoints are kept while a transaction runs. It is gone afterwards when it is empty.
+    description: Where checkpoints are kept while a transaction runs, and what was before, readable to root alone, as long as it stays.
     type: path
     default: /var/lib/tsp-apply
+  facts:
+    description: Facts to set when the task succeeds, in check mode too.
+    type: dict
+    default: {}
+  proof_fact:
+    description: Name of a fact that gets RV(proof); where nothing was probed, one that says so.
+    type: str
   confirm_timeout:
     description:
       - Seconds in which the controller must come back over a new connection, after a change was made and proved, and confirm it.
@@ -239,6 +341,26 @@ EXAMPLES = r"""
 - name: How long the way was
   ansible.builtin.debug:
     msg: "{{ example_applied.proof.rtt_ms }} ms"
+
+- name: A line in a file of the site, a service that reads it, and what the kernel must have in the end
+  tunnelbroker.tsp.apply_config:
+    name: lan
+    files:
+      - path: /etc/radvd.conf
+        template: lan.radvd.conf.j2
+        edit: {editor: block}
+    services:
+      - name: radvd.service
+        state: reloaded
+        test_argv: [/usr/sbin/radvd, --configtest, --config, /etc/radvd.conf]
+    items:
+      - {kind: address, device: eth1, cidr: "2001:db8:1::1/64", make: true}
+      - {kind: sysctl, name: net/ipv6/conf/eth1/forwarding, value: "1", make: true}
+
+- name: All of that taken away again, and the host as it was
+  tunnelbroker.tsp.apply_config:
+    name: lan
+    state: absent
 """
 
 RETURN = r"""

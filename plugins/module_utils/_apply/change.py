@@ -100,12 +100,12 @@ def wait(items: Sequence[Item], runner: Runner, timeout: float) -> None:
                      f"{'; '.join(_lack(item, state) for item in missing[:4])}{'; …' if len(missing) > 4 else ''}.", _cause(missing, state))
 
 
-def put_back(facts: Sequence[Fact], runner: Runner, *, timeout: float = 10.0, keep_changed: bool = False) -> list[str]:
-    """Make the facts true; returns what could not be, as sentences. keep_changed: a sysctl that no longer has our value stays."""
+def put_back(facts: Sequence[Fact], runner: Runner, *, timeout: float = 10.0) -> list[str]:
+    """Make the facts true; returns what could not be, as sentences."""
     until, said, tries = runner.clock() + timeout, "", 0
     while True:
         state = read(facts, runner)
-        wrong = [item for item in facts if not true(item, state, keep_changed)]
+        wrong = [item for item in facts if not true(item, state)]
         if not wrong:
             return []
         if tries >= TRIES and runner.clock() >= until:
@@ -142,7 +142,7 @@ def _order(facts: Sequence[Fact]) -> list[Fact]:
 
 
 def true(item: Fact, state: State, keep_changed: bool = False) -> bool:
-    """Whether the kernel is as it was, as far as this fact is concerned. keep_changed: see put_back."""
+    """Whether the kernel is as it was, as far as this fact is concerned. keep_changed: or has a variable that is not as we set it."""
     found, was = state.get(key(item)), item["was"]
     if item["kind"] == "sysctl":
         if found is None or was is None:

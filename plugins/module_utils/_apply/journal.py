@@ -208,7 +208,7 @@ class Journal:
 
     def _do_kernel(self, entry: Entry) -> None:
         if entry["kind"] == "kernel_back":
-            failed = put_back(entry["facts"], self.runner, timeout=entry["timeout"], keep_changed=True)
+            failed = put_back(entry["facts"], self.runner, timeout=entry["timeout"])
             if failed:
                 raise ApplyError("apply_failed", " ".join(failed), "")
         elif entry["kind"] == "kernel_set":
@@ -349,7 +349,8 @@ def describe(entry: Entry) -> list[str]:
     if kind == "file":
         return [f"{entry['verb']} {entry['path']}"]
     if kind == "kernel_back":
-        return [f"take away {describe_item(item)}" if item["was"] is None else f"put back {_as_it_was(item)}" for item in entry["facts"]]
+        return [f"take away {describe_item(item)}" if item["was"] is None else f"put back {_as_it_was(item)}" for item in entry["facts"]
+                if not item.get("because")]
     if kind == "kernel_set":
         return [f"set {describe_item(item)}" for item in entry["items"]]
     if kind == "kernel_make":

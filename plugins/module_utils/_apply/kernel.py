@@ -76,12 +76,12 @@ def key(item: Item) -> str:
 
 
 def with_parts(items: Iterable[Item]) -> list[Item]:
-    """The items, each tunnel over UDP behind the port that takes its packets."""
+    """The items, each tunnel over UDP behind the port that takes its packets. What shall be absent is ours to take away."""
     out: list[Item] = []
     for item in items:
         if item["kind"] == "link" and item.get("encap"):
             out.append({"kind": "fou", "port": item["encap"]["sport"], "make": item.get("make", False)})
-        out.append(item)
+        out.append({**item, "make": True} if item.get("absent") else item)
     return out
 
 

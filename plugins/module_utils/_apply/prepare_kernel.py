@@ -51,7 +51,7 @@ def kernel_work(plan: Plan, before: Before, old: Memory, new: Memory, replaces: 
     leaving = _in_the_way(plan, wanted, state, old, replaces)
     missing = [item for item in wanted if not holds(item, state)]
     clear: list[Fact] = [{**item, "was": None} for item in wanted if item["kind"] == "link" and item["device"] in leaving]
-    clear += [item for item in dropped if not true(item, state, keep_changed=True)]
+    clear += _given_back(dropped, state)
     gone = leaving | {item["device"] for item in clear if item["kind"] == "link" and item["was"] is None}
     if plan.present:
         _remember(plan, wanted, dropped, state, before, old, new)
@@ -79,6 +79,18 @@ def kernel_work(plan: Plan, before: Before, old: Memory, new: Memory, replaces: 
 def _goal(item: Fact) -> Item:
     """A fact as what a run wants."""
     return {**item, "value": item["was"]} if item["kind"] == "sysctl" else item
+
+
+def _given_back(dropped: Sequence[Fact], state: State) -> list[Fact]:
+    """Of what is no longer wanted, what has to change. A variable that no longer has our value is somebody else's by now, and stays; also
+    on an interface to which it spreads from a variable that goes back."""
+    out = [item for item in dropped if not item.get("because") and not true(item, state, keep_changed=True)]
+    parents = {item["name"] for item in out if item["kind"] == "sysctl"}
+    for item in dropped:
+        value = state.get(key(item))
+        if item.get("because") in parents and value is not None:
+            out.append(item if value == item["ours"] else {**item, "was": value})
+    return out
 
 
 def _in_the_way(plan: Plan, wanted: Sequence[Item], state: State, old: Memory, replaces: bool) -> set[str]:
@@ -119,6 +131,8 @@ def _diff(clear: Sequence[Fact], missing: Sequence[Item], state: State) -> list[
     lines: tuple[list[str], list[str]] = ([], [])
     for item in clear:
         found = state.get(key(item))
+        if item.get("because"):
+            continue
         if found is not None:
             lines[0].append(_described(item, found))
         if item["was"] is not None:

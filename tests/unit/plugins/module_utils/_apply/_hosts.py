@@ -30,6 +30,7 @@ class FakeRunner:
         self.ran: list[tuple[str, ...]] = []
         self.writes = 0
         self.now = 0.0
+        self.sysctls: dict[str, str] = {}
         self.locked = False
 
     # files
@@ -58,6 +59,9 @@ class FakeRunner:
         return self.directories.get(path)
 
     def names(self, path: str) -> list[str]:
+        if path.startswith("/proc/sys/"):
+            depth = path[len("/proc/sys/"):] + "/"
+            return sorted({name[len(depth):].split("/")[0] for name in self.sysctls if name.startswith(depth)})
         return sorted(os.path.basename(name) for name in (*self.files, *self.directories)
                       if os.path.dirname(name) == path and name != "/")
 
@@ -74,6 +78,15 @@ class FakeRunner:
             return False
         self.directories.pop(path, None)
         return True
+
+    def get_sysctl(self, name: str) -> str | None:
+        return self.sysctls.get(name)
+
+    def set_sysctl(self, name: str, value: str) -> None:
+        if name not in self.sysctls:
+            raise ApplyError("host_refused", f"The host refused to set it to {value}: /proc/sys/{name}: No such file or directory.")
+        self.writes += 1
+        self.sysctls[name] = value
 
     @contextmanager
     def lock(self, directory: str) -> Iterator[None]:
@@ -138,7 +151,8 @@ class FakeRunner:
                        f"UnitFileState={'enabled' if state['enabled'] else 'disabled'}\n"), ""
         if verb in ("enable", "start", "restart") and unit not in self.unit_files:
             return 5, "", f"Failed to {verb} {unit}: Unit {unit} not found."
-        if verb in ("start", "restart") and "bad" in self.unit_files[unit]:
+        verb = {"reload-or-restart": "restart"}.get(verb, verb)
+        if verb in ("start", "restart") and "bad" in self.unit_files.get(unit, ""):
             return 1, "", f"Job for {unit} failed because the control process exited with error code."
         state.update({"enable": {"enabled": True}, "disable": {"enabled": False}, "start": {"active": True}, "restart": {"active": True},
                       "stop": {"active": False}}.get(verb, {}))
@@ -157,7 +171,7 @@ class Killed(BaseException):
 class MortalRunner:
     """A host under a program that dies at its n-th change: just before it, or just after it."""
 
-    CHANGES = ("write", "remove", "make_directory", "remove_directory", "run", "signal")
+    CHANGES = ("write", "remove", "make_directory", "remove_directory", "run", "signal", "set_sysctl")
 
     def __init__(self, host: FakeRunner, at: int, after: bool) -> None:
         self._host = host
