@@ -205,6 +205,45 @@ def test_flow_labels_are_cleared(net: Net, agent: Agent) -> None:
     assert seen[:4] == b"\x60\0\0\0" and seen[4:] == bytes.fromhex(packet)[4:]
 
 
+LISTEN = """
+import hashlib, socket
+server = socket.create_server(("2001:db8:f::1", 7777), family=socket.AF_INET6)
+peer = server.accept()[0]
+digest, left = hashlib.sha256(), 30_000_000
+while left:
+    part = peer.recv(1 << 16)
+    if not part:
+        raise SystemExit("too little came")
+    digest.update(part)
+    left -= len(part)
+peer.sendall(digest.digest() + bytes(range(256)) * 100_000)
+peer.shutdown(socket.SHUT_WR)
+peer.recv(1)
+"""
+SEND_AND_COMPARE = """
+import hashlib, random, socket
+data = random.Random(7).randbytes(30_000_000)
+peer = socket.create_connection(("2001:db8:f::1", 7777), 20)
+peer.sendall(data)
+peer.settimeout(20)
+back = b""
+while part := peer.recv(1 << 16):
+    back += part
+if back[:32] != hashlib.sha256(data).digest() or back[32:] != bytes(range(256)) * 100_000:
+    raise SystemExit("not what was sent")
+"""
+
+
+def test_a_stream_arrives_as_it_was_sent(net: Net, agent: Agent) -> None:
+    """Bursts are cut and put together on the way: every byte is as before, and few packets are lost."""
+    listener = net.broker.popen(sys.executable, "-c", LISTEN, label="listener")
+    wait_for("it listens", lambda: ":7777" in net.broker.run("ss", "-ltn").stdout)
+    agent.host.run(sys.executable, "-c", SEND_AND_COMPARE, timeout=120)
+    assert listener.wait(60) == 0
+    counters = agent.status()["counters"]
+    assert not [key for key in counters if "malformed" in key or "spoofed" in key or "error" in key], counters
+
+
 def test_two_agents_of_one_name_do_not_fight(net: Net, agent: Agent) -> None:
     second = agent.host.run(sys.executable, str(net.program), "--config", "/etc/tsp/tsp.json", "--foreground", check=False)
     assert second.returncode == 1 and "holds /run/tsp-tsp/tsp.pid already" in second.stderr

@@ -4,6 +4,9 @@
 
 """The v6udpv4 data plane in user space: packets between the TUN device and the UDP socket, in batches both ways.
 
+Nearly all of its time goes into calls of the kernel, so each of them is made to move as much as it can: a burst of TCP comes from the
+device as one packet, datagrams of one size leave and come in one call (UDP_SEGMENT, UDP_GRO), segments of a burst go to the device as one.
+
 The payload of a datagram is the bare IPv6 packet (tsp-protocol.md section 7). The socket is connected, so the kernel lets nothing
 in that does not come from the broker's endpoint.
 """
@@ -14,21 +17,31 @@ import asyncio
 import errno
 import os
 import socket
+import sys
 from collections import Counter
+from collections.abc import Sequence
 from ipaddress import IPv6Address
 from typing import Callable
 
-from . import icmp6
+from . import gso, icmp6
 from .screen import MALFORMED, PASS, SIGNALLING, Screen
+from .tun import has_header
 
 BATCH = 64
-"""Packets moved for one wake-up: enough to be quick, few enough that the other direction gets its turn."""
-LARGEST = 65536
+"""Calls for packets in one wake-up: enough to be quick, few enough that the other direction gets its turn."""
+BATCH_BYTES = 1 << 17
+LARGEST = 65536 + 64
+SOL_UDP, UDP_SEGMENT, UDP_GRO = 17, 103, 104
+SEGMENTS = 64
+"""How many datagrams UDP_SEGMENT takes at once, and LONGEST how many bytes, which is what one IPv4 packet may have."""
+LONGEST = 65507
+ANCILLARY = socket.CMSG_SPACE(4)
 UDP_OVERHEAD = 28
+SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
 IP_MTU = 14
 IP_MTU_DISCOVER = 10
 PMTUDISC_DONT, PMTUDISC_DO = 0, 2
-BUFFER = 1 << 20
+BUFFER = 4 << 20
 
 
 class DataPlane:
@@ -53,6 +66,8 @@ class DataPlane:
         self._on_trouble = on_trouble
         self._on_lost = on_lost
         self._socket: socket.socket | None = None
+        self._header = has_header(tun)
+        self._segment = True
         self.counters: Counter[str] = Counter()
         self._loop.add_reader(tun, self._from_tun)
 
@@ -64,7 +79,9 @@ class DataPlane:
         """Use this connected, non-blocking UDP socket from now on; one in use before is closed."""
         self.detach()
         self._socket = sock
-        for level, option, value in ((socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER), (socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)):
+        for level, option, value in ((socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER), (socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER),
+                                     (socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER), (socket.SOL_SOCKET, SO_SNDBUFFORCE, BUFFER),
+                                     (SOL_UDP, UDP_GRO, 1)):
             try:
                 sock.setsockopt(level, option, value)
             except OSError:
@@ -105,28 +122,62 @@ class DataPlane:
 
     def _from_tun(self) -> None:
         counters, screen = self.counters, self._screen
+        leaving: list[gso.Buffer] = []
+        moved = 0
         for _turn in range(BATCH):
             try:
-                packet = os.read(self._tun, LARGEST)
+                data = os.read(self._tun, LARGEST)
             except (BlockingIOError, InterruptedError):
-                return
+                break
             except OSError as exc:
                 # EBADFD, EIO: it was deleted under us. (One that is merely down has nothing to read.) It would be readable for ever.
                 counters["device_errors"] += 1
                 self._loop.remove_reader(self._tun)
                 self._on_lost(exc)
                 return
+            packet = data[gso.VNET.size:] if self._header else data
             verdict = screen.outward(packet)
             if verdict != PASS:
                 counters[f"dropped_out_{verdict}"] += 1
             elif self._socket is None:
                 counters["dropped_out_no_tunnel"] += 1
-            elif len(packet) > self._path_mtu:
-                self._too_big(packet)
             else:
-                self._out(self._socket, icmp6.without_flow_label(packet))
+                packet = icmp6.without_flow_label(packet)
+                parts = gso.finished(data[:gso.VNET.size], packet) if self._header else (packet,)
+                if parts and len(parts[0]) > self._path_mtu:
+                    self._too_big(parts[0])  # and with it the rest of the burst, which is of the same size
+                else:
+                    leaving += parts
+            moved += len(data)
+            if moved > BATCH_BYTES:
+                break
+        if leaving and self._socket is not None:
+            self._leave(self._socket, leaving)
 
-    def _out(self, sock: socket.socket, packet: bytes) -> None:
+    def _leave(self, sock: socket.socket, packets: list[gso.Buffer]) -> None:
+        if not self._segment:
+            for packet in packets:
+                self._out(sock, packet)
+            return
+        for run in gso.runs(packets, SEGMENTS, LONGEST):
+            if len(run) == 1:
+                self._out(sock, run[0])
+                continue
+            try:
+                sent = sock.sendmsg(run, [(SOL_UDP, UDP_SEGMENT, len(run[0]).to_bytes(2, sys.byteorder))])
+            except (BlockingIOError, InterruptedError):
+                self.counters["dropped_out_queue_full"] += len(run)
+                continue
+            except OSError as exc:
+                # A path that shrank, an error from before, or a kernel or device that cannot: each on its own tells which.
+                self._segment = exc.errno not in (errno.EIO, errno.ENOPROTOOPT, errno.EINVAL, errno.EOPNOTSUPP)
+                for packet in run:
+                    self._out(sock, packet)
+                continue
+            self.counters["packets_out"] += len(run)
+            self.counters["bytes_out"] += sent
+
+    def _out(self, sock: socket.socket, packet: gso.Buffer) -> None:
         try:
             sock.send(packet)
         except (BlockingIOError, InterruptedError):
@@ -142,7 +193,7 @@ class DataPlane:
         self.counters["packets_out"] += 1
         self.counters["bytes_out"] += len(packet)
 
-    def _path_shrank(self, sock: socket.socket, packet: bytes) -> None:
+    def _path_shrank(self, sock: socket.socket, packet: gso.Buffer) -> None:
         """The path to the broker carries less than thought: say so to the sender, or, where IPv6 asks for less than nothing,
         let IPv4 fragment this one packet."""
         try:
@@ -163,49 +214,73 @@ class DataPlane:
         finally:
             _discover(sock, PMTUDISC_DO)
 
-    def _too_big(self, packet: bytes) -> None:
+    def _too_big(self, packet: gso.Buffer) -> None:
         self.counters["too_big"] += 1
-        answer = icmp6.packet_too_big(packet, self._path_mtu, self._broker)
+        answer = icmp6.packet_too_big(bytes(packet), self._path_mtu, self._broker)
         if answer is not None:
             self._in(answer)
 
     def _from_socket(self) -> None:
-        counters, screen, sock = self.counters, self._screen, self._socket
+        sock = self._socket
         if sock is None:
             return
+        coming: list[bytes] = []
+        moved = 0
         for _turn in range(BATCH):
             try:
-                packet = sock.recv(LARGEST)
+                data, ancillary, _flags, _sender = sock.recvmsg(LARGEST, ANCILLARY)
             except (BlockingIOError, InterruptedError):
-                return
+                break
             except OSError as exc:
                 self._on_trouble(exc)
-                return
-            verdict = screen.inward(packet)
-            if verdict != PASS:
-                # Late duplicates of the negotiation are no defect of anybody.
-                counters["signalling_in" if verdict == SIGNALLING else f"dropped_in_{verdict}"] += 1
-                if verdict == SIGNALLING and packet[8:11].isdigit() and packet[8:11] >= b"300":
-                    # A broker that was started anew answers packets so (tsp-protocol.md section 11).
-                    self._on_trouble(OSError(errno.ECONNRESET, f"the broker answers packets with status {packet[8:11].decode('ascii')}"))
-                continue
-            if packet[6] == icmp6.ICMPV6 and len(packet) >= 48 and packet[40] == icmp6.ECHO_REPLY and \
-                    packet[44] << 8 | packet[45] == self._identifier:
-                echo = icmp6.parse_echo(packet)
-                if echo is None:
-                    counters[f"dropped_in_{MALFORMED}"] += 1
-                    continue
-                if self._on_echo(echo):
-                    continue
-            self._in(packet)
-            counters["packets_in"] += 1
-            counters["bytes_in"] += len(packet)
-            if self._socket is not sock:
-                return
+                break
+            if ancillary and len(data) > (size := int.from_bytes(ancillary[0][2][:2], sys.byteorder)) > 0:
+                for at in range(0, len(data), size):
+                    if self._admitted(data[at:at + size]):
+                        coming.append(data[at:at + size])
+            elif self._admitted(data):
+                coming.append(data)
+            moved += len(data)
+            if moved > BATCH_BYTES or self._socket is not sock:
+                break
+        if coming:
+            self._arrive(coming)
+
+    def _admitted(self, packet: bytes) -> bool:
+        """Whether a datagram is for the device; what else it may be is dealt with."""
+        verdict = self._screen.inward(packet)
+        if verdict != PASS:
+            # Late duplicates of the negotiation are no defect of anybody.
+            self.counters["signalling_in" if verdict == SIGNALLING else f"dropped_in_{verdict}"] += 1
+            if verdict == SIGNALLING and packet[8:11].isdigit() and packet[8:11] >= b"300":
+                # A broker that was started anew answers packets so (tsp-protocol.md section 11).
+                self._on_trouble(OSError(errno.ECONNRESET, f"the broker answers packets with status {packet[8:11].decode('ascii')}"))
+            return False
+        if packet[6] == icmp6.ICMPV6 and len(packet) >= 48 and packet[40] == icmp6.ECHO_REPLY and \
+                packet[44] << 8 | packet[45] == self._identifier:
+            echo = icmp6.parse_echo(packet)
+            if echo is None:
+                self.counters[f"dropped_in_{MALFORMED}"] += 1
+                return False
+            return not self._on_echo(echo)
+        return True
+
+    def _arrive(self, packets: list[bytes]) -> None:
+        self.counters["packets_in"] += len(packets)
+        self.counters["bytes_in"] += sum(map(len, packets))
+        if not self._header:
+            for packet in packets:
+                self._write((packet,))
+            return
+        for parts in gso.merged(packets):
+            self._write(parts)
 
     def _in(self, packet: bytes) -> None:
+        self._write((gso.PLAIN, packet) if self._header else (packet,))
+
+    def _write(self, parts: Sequence[bytes]) -> None:
         try:
-            os.write(self._tun, packet)
+            os.writev(self._tun, parts)
         except (BlockingIOError, InterruptedError):
             self.counters["dropped_in_queue_full"] += 1
         except OSError as exc:

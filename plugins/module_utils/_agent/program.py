@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 async def _serve(config: AgentConfig, log: logging.Logger, starter: Starter) -> None:
     loop = asyncio.get_running_loop()
-    tunnel = functools.partial(Tunnel, kernel=HostKernel(), open_device=open_tun)
+    tunnel = functools.partial(Tunnel, kernel=HostKernel(), open_device=functools.partial(open_tun, offload=True))
     agent = Agent(config, BrokerNegotiator(config, log.info), tunnel, log=log)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, agent.stop)

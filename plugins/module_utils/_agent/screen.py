@@ -29,6 +29,8 @@ class Screen:
         self._address = address.packed
         self._prefix = -1
         self._shift = 0
+        # The addresses of the last packet that passed: the next one has them again, as a rule.
+        self._last_out = self._last_in = b""
         if prefix is not None:
             self._shift = 128 - prefix.prefixlen
             self._prefix = int(prefix.network_address) >> self._shift
@@ -41,19 +43,31 @@ class Screen:
         """Verdict on a packet from the device: PASS, or why not."""
         if not icmp6.is_ipv6(packet):
             return MALFORMED
-        source = packet[8:24]
-        if _link_local(packet[24:40]) or _link_local(source) or not any(source):
+        addresses = packet[8:40]
+        if addresses == self._last_out:
+            return PASS
+        source = addresses[:16]
+        if _link_local(addresses[16:]) or _link_local(source) or not any(source):
             return LOCAL_ONLY
-        return PASS if self.ours(source) else SPOOFED
+        if not self.ours(source):
+            return SPOOFED
+        self._last_out = addresses
+        return PASS
 
     def inward(self, packet: bytes) -> str:
         """Verdict on a datagram from the broker. First nibble F is signalling (RFC 5572 section 4.4.1, tsp-protocol.md section 7)."""
         if not icmp6.is_ipv6(packet):
             return SIGNALLING if len(packet) >= 8 and packet[0] >> 4 == 0xF else MALFORMED
-        source = packet[8:24]
-        if _link_local(source) or _link_local(packet[24:40]) or source[0] == 0xFF or not any(source):
+        addresses = packet[8:40]
+        if addresses == self._last_in:
+            return PASS
+        source = addresses[:16]
+        if _link_local(source) or _link_local(addresses[16:]) or source[0] == 0xFF or not any(source):
             return LOCAL_ONLY
-        return PASS if self.ours(packet[24:40]) and not self.ours(source) else SPOOFED
+        if not self.ours(addresses[16:]) or self.ours(source):
+            return SPOOFED
+        self._last_in = addresses
+        return PASS
 
 
 def _link_local(address: bytes) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from ipaddress import IPv6Address, IPv6Network
@@ -108,6 +109,30 @@ def test_many_at_once_both_ways_in_order() -> None:
                 b.from_broker(answer)
             assert [await b.received(b.broker) for _again in out] == out
             assert [await b.received(b.kernel) for _again in back] == back
+    asyncio.run(run())
+
+
+def test_many_in_one_datagram_of_the_kernels_are_looked_at_one_by_one() -> None:
+    """UDP_SEGMENT at one end and UDP_GRO at the other: on loopback the kernel hands them over in one piece."""
+    async def run() -> None:
+        async with bench() as b:
+            back = [icmp6.echo_request(FAR, OURS, 7, n, b"y" * 100) for n in range(20)]
+            back[7] = icmp6.echo_request(FAR, FAR, 7, 7, b"y" * 100)
+            b.broker.connect(b.client.getsockname())
+            b.broker.sendmsg(back, [(17, 103, len(back[0]).to_bytes(2, sys.byteorder))])
+            del back[7]
+            assert [await b.received(b.kernel) for _again in back] == back
+            assert b.plane.counters["packets_in"] == 19 and b.plane.counters["dropped_in_spoofed"] == 1
+    asyncio.run(run())
+
+
+def test_a_burst_for_a_kernel_without_segments_goes_one_by_one() -> None:
+    async def run() -> None:
+        async with bench() as b:
+            b.plane._segment = False
+            for n in range(3):
+                b.kernel.send(request(payload=bytes([n])))
+            assert [await b.received(b.broker) for _n in range(3)] == [request(payload=bytes([n])) for n in range(3)]
     asyncio.run(run())
 
 
