@@ -23,7 +23,7 @@ pytestmark = pytest.mark.root
 
 ASK = {"broker": "{{ tunnel_broker }}", "mode": "v6udpv4", "host_type": "router", "prefix_length": 56, "min_interval": 0,
        "username": "{{ tunnel_username }}", "password": "{{ tunnel_password }}"}
-SHOWN = "proof: {{ tunnel_proof | to_json }} steps: {{ agent_applied.steps | default([]) | to_json }}"
+SHOWN = "proof: {{ tunnel_proof | default({}) | to_json }} setup: {{ tunnel_setup | default({}) | to_json }} steps: {{ agent_applied.steps | default([]) | to_json }}"
 PLAY: list[dict[str, Any]] = [{
     "hosts": "all", "gather_facts": False,
     "tasks": [
@@ -106,12 +106,23 @@ def test_the_whole_way(playground: Playground) -> None:
 
 def test_a_new_setting_that_cannot_be_proved_changes_nothing(playground: Playground) -> None:
     before = playground.net.host.run("sh", "-c", "cat /etc/tsp/tsp.json; cat /run/tsp-tsp/tsp.pid | wc -l").stdout
-    broken = playground.play("-v", linux_lan_interfaces=["nonesuch0"], linux_probe_timeout=8)
-    assert broken.returncode != 0 and "not_proved" in broken.output
-    assert "nonesuch0" in broken.output, "the agent's own words explain it"
+    # What the tunnel carries gets lost, what negotiates it arrives.
+    playground.net.broker.nft("table ip deaf { chain in { type filter hook input priority 0; udp dport 3653 @th,64,4 6 drop; }; }")
+    try:
+        broken = playground.play("-v", linux_probe_timeout=5, linux_log_level="debug")
+    finally:
+        playground.net.broker.run("nft", "delete", "table", "ip", "deaf")
+    assert broken.returncode != 0 and "not_proved" in broken.output, broken.output
     assert playground.net.host.run("sh", "-c", "cat /etc/tsp/tsp.json; cat /run/tsp-tsp/tsp.pid | wc -l").stdout == before
     again = playground.play("-v")
     assert again.returncode == 0 and again.changed == 0, again.output
+
+
+def test_what_the_host_cannot_do_is_said_before_anything_is_touched(playground: Playground) -> None:
+    before = playground.net.host.run("sh", "-c", "cat /etc/tsp/tsp.json /run/tsp-tsp/tsp.pid").stdout
+    broken = playground.play("-v", linux_lan_interfaces=["nonesuch0"])
+    assert broken.returncode != 0 and "nonesuch0" in broken.output
+    assert playground.net.host.run("sh", "-c", "cat /etc/tsp/tsp.json /run/tsp-tsp/tsp.pid").stdout == before
 
 
 def test_a_stored_lease_that_the_broker_forgot(playground: Playground) -> None:
