@@ -62,6 +62,9 @@ class Backend:
         for entry in setup["lan"]:
             if entry["governor"] != "none" and not entry["network_file"]:
                 return f"The LAN interface {entry['interface']} is governed by {entry['governor']}."
+            others = sharing(entry, host)
+            if others:
+                return f"{entry['network_file']} is also that of {', '.join(others)}: an address there would be on all of them."
         return None
 
     def parts(self, setup: Setup, host: Host) -> Parts:
@@ -81,6 +84,12 @@ class Backend:
 def settle(device: str, netdev: str, fou: str) -> dict[str, Any]:
     """The command that has networkd do what the files say: the device, its .netdev, and that of its UDP port."""
     return {"argv": ["sh", "-c", SETTLE, device, netdev, fou], "timeout": RELOAD_TIMEOUT}
+
+
+def sharing(entry: dict[str, Any], host: Host) -> list[str]:
+    """Other interfaces that the .network file of a LAN interface matches as well."""
+    return sorted(name for name, link in host["links"].items()
+                  if name != entry["interface"] and entry["network_file"] and link["network_file"] == entry["network_file"])
 
 
 def drop_in(path: str, template: str, **variables: Any) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -117,6 +117,13 @@ def test_a_lan_of_somebody_else(governor):
     assert caught.value.code == "backend_cannot"
 
 
+def test_a_file_of_several_interfaces_is_not_extended():
+    made = host("networkd")
+    made["links"]["up0"]["network_file"] = made["links"]["eth2"]["network_file"]
+    with pytest.raises(LocalError, match="eth2.network is also that of up0"):
+        setup_of(router=True, made=made)
+
+
 def test_a_networkd_without_reload():
     made = host("networkd")
     made["systemd_version"] = 241
