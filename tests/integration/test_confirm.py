@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._apply.items import route
 from ansible_collections.tunnelbroker.tsp.tests.lab import Lab, Namespace
 from ansible_collections.tunnelbroker.tsp.tests.lab.ansible import Ansible, Run
 
@@ -83,11 +84,12 @@ class Site:
 
     def as_before(self) -> bool:
         return (self.host.run("cat", "/etc/example").stdout == "old\n" and ADDRESS in self.host.ip("addr show dev eth0")
-                and self.nothing_left())
+                and self.nothing_left() and not self.host.run("sh", "-c", "ls -d /var/lib/tsp-apply 2>/dev/null; true").stdout)
 
     def nothing_left(self) -> bool:
-        return not self.host.run("sh", "-c", "ls -d /var/lib/tsp-apply 2>/dev/null; true").stdout and not any(
-            "undo.pyz" in words for words in self.host.processes())
+        """Of a timer. What the host was like before is remembered."""
+        return not self.host.run("sh", "-c", "find /var/lib/tsp-apply -mindepth 1 ! -name t.before.json 2>/dev/null; true").stdout and \
+            not any("undo.pyz" in words for words in self.host.processes())
 
 
 @pytest.fixture
@@ -117,6 +119,23 @@ def test_a_change_that_cuts_off_the_controller_is_undone_by_the_host(site: Site)
     again = site.apply(300)
     assert again.returncode == 0 and again.changed == 1, again.output
     assert site.host.run("cat", "/etc/example").stdout == "new\n"
+
+
+def test_a_route_across_the_way_needs_the_timer_and_is_taken_away_by_it(site: Site) -> None:
+    item = route("192.0.2.1/32", None, 10, kind="unreachable", make=True)
+    for words in ((), ("--check",)):
+        refused = site.apply(0, *words, items=[item])
+        assert refused.returncode != 0 and "confirm_timeout_needed" in refused.output and "192.0.2.1/32" in refused.output, refused.output
+        assert site.as_before()
+    aside = site.apply(0, items=[{**item, "destination": "198.51.100.0/24"}])
+    assert aside.returncode == 0 and "198.51.100.0/24" in site.host.ip("route"), aside.output
+    gone = site.apply(0, state="absent")
+    assert gone.returncode == 0 and "unreachable" not in site.host.ip("route"), gone.output
+    site.host.run("sh", "-c", "echo old > /etc/example")
+    cut = site.apply(8, items=[item])
+    assert cut.returncode != 0 and "not_confirmed" in cut.output, cut.output
+    until(site.as_before, "the host puts everything back")
+    assert "unreachable" not in site.host.ip("route")
 
 
 def test_a_controller_that_is_killed_leaves_a_host_that_undoes(site: Site) -> None:

@@ -23,7 +23,8 @@ from ansible_collections.tunnelbroker.tsp.tests.lab.vm import Machine, Nic, Rig,
 WHY_NOT = why_not()
 pytestmark = [pytest.mark.root, pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))]
 UNITS = "ls /etc/systemd/system/*tsp-undo* /etc/systemd/system/*.wants/*tsp-undo* /run/systemd/system/*tsp-undo* 2>/dev/null"
-LEFT = f"{UNITS}; ls -d /var/lib/tsp-apply 2>/dev/null; systemctl list-units --all --no-legend 'tsp-undo*'; pgrep -af '[u]ndo.pyz'; true"
+LEFT = (f"{UNITS}; find /var/lib/tsp-apply -mindepth 1 ! -name t.before.json 2>/dev/null; "
+        "systemctl list-units --all --no-legend 'tsp-undo*'; pgrep -af '[u]ndo.pyz'; true")
 APPLY = """
 import json, sys
 sys.path.insert(0, "/root/collection.zip")
