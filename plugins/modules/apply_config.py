@@ -288,7 +288,7 @@ options:
     type: path
     default: /var/lib/tsp-apply
   facts:
-    description: Facts to set when the task succeeds, in check mode too.
+    description: Facts to set when the task succeeds, in check mode too. They are found in C(ansible_facts).
     type: dict
     default: {}
   proof_fact:
@@ -302,8 +302,8 @@ options:
       - V(0) confirms a proved change at once. Where a plan changes the way by which the controller came in over SSH, that is refused.
       - Where systemd runs the host and C(/etc) can be written, a host that reboots before the confirmation puts the old files back before
         its network comes up. Elsewhere the next run undoes what such a host was left with.
-    type: int
-    default: 0
+    type: float
+    default: 0.0
   confirm_token:
     description: The name by which a change is confirmed. The action plugin sets it.
     type: str

@@ -111,7 +111,7 @@ SPEC: dict[str, Any] = {
     "state_dir": {"type": "path", "default": STATE_DIR},
     "facts": {"type": "dict", "default": {}},
     "proof_fact": {"type": "str"},
-    "confirm_timeout": {"type": "int", "default": 0},
+    "confirm_timeout": {"type": "float", "default": 0.0},
     "confirm_token": {"type": "str", "no_log": False},
     "confirm_phase": {"type": "str", "choices": ["apply", "confirm"], "default": "apply"},
 }
