@@ -42,7 +42,8 @@ class Task:
         given = {"broker": ["broker.example"], "username": "alice", "password": CANARY, **options}
         params = {name: given.get(name, option.get("default")) for name, option in TUNNEL_SPEC.items()}
         place = Place(str(self.file), str(self.folder / "state"), **self.place)
-        result = guarded(lambda: run(params, place, check_mode=check_mode, exchange=self.broker, now=lambda: self.now, measure=self.measure))
+        result = guarded(lambda: run(params, place, check_mode=check_mode, exchange=self.broker, now=lambda: self.now,
+                                     measure=self.measure))
         assert CANARY not in json.dumps(result)
         return result
 
