@@ -98,7 +98,7 @@ def directories(plan: Plan, changes: list[FileChange], before: Before, old: Memo
         if was != wanted[path]:
             entries.append({"kind": "directory", "path": path, "mode": wanted[path], "was": was})
             new.directories[path] = was
-    if plan.present:
+    if plan.present or new.edits:
         new.directories.update(old.directories)
     return entries
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .before import Before
@@ -37,13 +37,19 @@ def service_work(plan: Plan, before: Before, remembered: Memory | None, new: Mem
     """changed: the files that change. waits: the kernel lacks what one of the services may have to make."""
     work, old = ServiceWork(), remembered or Memory()
     own_files = {os.path.basename(item.path) for item in plan.files if item.content is not None}
+    wanted = {item.path for item in plan.edits} if plan.present else set()
+    # A file of the site in which something of ours has to stay for a while yet (edits.py): who reads it goes on until then.
+    lingering = set(new.edits) - wanted
     for wish in plan.services:
         entry = old.services.get(wish.service.name)
         state = before.service(wish.service)
-        if plan.present:
+        if plan.present or lingering & set(wish.files):
             new.services[wish.service.name] = {"spec": wish.service.to_dict(), "state": wish.state, "files": list(wish.files),
                                                "was": entry["was"] if entry else _first(wish.service, state, own_files)}
-            _wanted(work, wish, state, changed, waits)
+            if plan.present:
+                _wanted(work, wish, state, changed, waits)
+            elif state.active:
+                _wanted(work, replace(wish, enabled=None), state, changed, False)
         else:
             was = entry["was"] if entry else _first(wish.service, state, own_files)
             _back(work, wish.service, wish.state, state, ServiceState(**was), wish.files, changed)
@@ -51,7 +57,13 @@ def service_work(plan: Plan, before: Before, remembered: Memory | None, new: Mem
     for name, entry in sorted(old.services.items()):
         if name not in named:
             service = Service.from_dict(entry["spec"])
-            _back(work, service, entry["state"], before.service(service), ServiceState(**entry["was"]), entry["files"], changed)
+            state = before.service(service)
+            if lingering & set(entry["files"]):
+                new.services[name] = entry
+                if state.active:
+                    _wanted(work, ServiceWish(service, entry["state"], files=tuple(entry["files"])), state, changed, False)
+            else:
+                _back(work, service, entry["state"], state, ServiceState(**entry["was"]), entry["files"], changed)
     return work
 
 

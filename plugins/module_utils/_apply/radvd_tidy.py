@@ -148,7 +148,7 @@ def _end(job: dict[str, Any], text: str) -> None:
     except (OSError, ValueError):
         before = {}
     last = bool(before) and not own(text, job["name"]) and not any(
-        before.get(kind) for kind in ("devices", "files", "directories", "items")) and list(before.get("edits", {})) == [job["config"]]
+        before.get(kind) for kind in ("devices", "files", "items", "facts")) and list(before.get("edits", {})) == [job["config"]]
     if last:
         was = before.get("services", {}).get(job["unit"], {}).get("was", {})
         if was.get("enabled") is False:
@@ -162,6 +162,9 @@ def _end(job: dict[str, Any], text: str) -> None:
     for path in job["files"]:
         _remove(path)
         _remove_empty(os.path.dirname(path))
+    for path in sorted(before.get("directories", {}) if last else (), reverse=True):
+        if before["directories"][path] is None:
+            _remove_empty(path)
     _systemctl("daemon-reload")
     _systemctl("stop", job["timer"])
 

@@ -6,11 +6,11 @@
 
 `radvd_setup` returns a dict of JSON types, options of the module apply_config:
 
-    interfaces              what is advertised where (_apply/radvd.py): [{name, prefixes, rdnss, dnssl, mtu, default_lifetime}]
-    files, settle, services the site's radvd.conf with the editor `radvd`; radvd itself. Empty where there is nothing to advertise:
-                            a transaction that had them before takes them out again, and what was advertised goes as it must
-    state                   present, or absent where there is nothing to advertise: for a transaction with nothing else in it
-    warnings                sentences
+    interfaces         what is advertised where (_apply/radvd.py): [{name, prefixes, rdnss, dnssl, mtu, default_lifetime}]
+    files, services    the site's radvd.conf with the editor `radvd`; radvd itself
+    state              of the transaction that these are for: absent where there is nothing to advertise. A transaction with other things
+                       in it takes them in only if it has the same state; what it had before and is not given, it takes out by itself
+    warnings           sentences
 """
 
 from __future__ import annotations
@@ -48,32 +48,27 @@ def radvd_setup(lease: Lease | dict[str, Any] | None, host: Host, *, numbers: di
     warnings: list[str] = []
     wishes = _wishes(lease, host, numbers, lan_interfaces, mtu, link_mtu, rdnss, dnssl,
                      _router_lifetime(default_lifetime, default_route, host), warnings) if lease else []
-    out: dict[str, Any] = {"interfaces": wishes, "files": [], "settle": [], "services": [], "warnings": warnings,
-                           "state": "present" if wishes else "absent"}
-    if not wishes:
-        return out
-    check_radvd(not _truth(install), host)
-    program = host["tools"].get("radvd") or PROGRAM
+    if wishes:
+        check_radvd(not _truth(install), host)
     if manager not in ("auto", "systemd", "none"):
         raise LocalError("radvd_invalid", f"The service manager {manager!r} is unknown.", "Use auto, systemd or none.")
+    program = host["tools"].get("radvd") or PROGRAM
     systemd = host["service_manager"] == "systemd" if manager == "auto" else manager == "systemd"
+    # The editor adds units, and takes them away, while something goes (_apply/radvd_units.py).
     tidy = {"python": python, "radvd": program, "unit": unit, "state_dir": state_dir} if systemd else None
-    out["files"] = [{"path": config, "mode": "0644", "edit": {
+    file = {"path": config, "mode": "0644", "edit": {
         "editor": "radvd", "interfaces": wishes, "valid_lifetime": _whole(valid_lifetime, "valid_lifetime"),
         "preferred_lifetime": _whole(preferred_lifetime, "preferred_lifetime"), "deprecation": _whole(deprecation, "deprecation"),
-        "tidy": tidy}}]
-    # The editor adds units, and takes them away, while something goes (_apply/radvd_units.py).
-    out["settle"] = [{"argv": ["systemctl", "daemon-reload"]}] if systemd else []
+        "tidy": tidy}}
     service: dict[str, Any] = {"name": unit if systemd else "radvd", "manager": "systemd" if systemd else "none", "state": "reloaded",
                                "files": [config], "test_argv": [program, "--configtest", "--config", config]}
     if systemd:
         service["enabled"] = True
     else:
         service.update(argv=[program, "--config", config, "--pidfile", pid_file], pid_file=pid_file)
-        warnings.append("Nothing on this host would end by itself what is advertised for the last time: after a change of the prefix, run "
-                        "this once more when two hours are over.")
-    out["services"] = [service]
-    return out
+        warnings += ["Nothing on this host would end by itself what is advertised for the last time: after a change of the prefix, run "
+                     "this once more when two hours are over."] if wishes else []
+    return {"interfaces": wishes, "files": [file], "services": [service], "warnings": warnings, "state": "present" if wishes else "absent"}
 
 
 def _wishes(lease: Lease | dict[str, Any] | None, host: Host, numbers: dict[str, Any] | None, lan_interfaces: Any,

@@ -75,7 +75,7 @@ def test_nothing_to_advertise(setup):
     made = host()
     made["radvd"]["installed"] = False
     made = radvd_setup(setup.pop("lease"), made, **setup)
-    assert (made["state"], made["files"], made["services"], made["settle"]) == ("absent", [], [], [])
+    assert (made["state"], made["interfaces"], made["files"][0]["edit"]["interfaces"]) == ("absent", [], [])
 
 
 def test_refused_before_anything_is_touched():
