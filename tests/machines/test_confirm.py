@@ -27,7 +27,7 @@ LEFT = (f"{UNITS}; find /var/lib/tsp-apply -mindepth 1 ! -name t.before.json 2>/
         "systemctl list-units --all --no-legend 'tsp-undo*'; pgrep -af '[u]ndo.pyz'; true")
 APPLY = """
 import json, sys
-sys.path.insert(0, "/root/collection.zip")
+sys.path.insert(0, "/tmp/collection.zip")
 from module_utils._apply.task import SPEC, run
 def defaults(spec, given):
     return {name: given.get(name, option.get("default")) for name, option in spec.items()}
@@ -55,10 +55,10 @@ class World:
         with zipfile.ZipFile(buffer, "w") as archive:
             for path in sorted((repository / "plugins/module_utils").glob("_[at][ps]p*/*.py")):  # _apply and _tsp
                 archive.write(path, path.relative_to(repository / "plugins"))
-        self.host.run("base64 -d >/root/collection.zip", input=base64.b64encode(buffer.getvalue()).decode())
-        self.host.run("cat >/root/apply.py", input=APPLY)
+        self.host.run("base64 -d >/tmp/collection.zip", input=base64.b64encode(buffer.getvalue()).decode())
+        self.host.run("cat >/tmp/apply.py", input=APPLY)
         words = json.dumps({"name": "t", "confirm_timeout": 3600, **options})
-        done = self.host.run(f"python3 /root/apply.py '{words}'; rm /root/apply.py /root/collection.zip")
+        done = self.host.run(f"python3 /tmp/apply.py '{words}'; rm /tmp/apply.py /tmp/collection.zip")
         answer: dict[str, Any] = json.loads(done.stdout)
         return answer
 
