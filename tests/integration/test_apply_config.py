@@ -67,8 +67,52 @@ def test_files_come_over_once(plays: Plays) -> None:
     assert again.returncode == 0 and again.changed == 0, again.output
     assert SECRET not in again.output and "program.bin TO" not in again.output, "nothing is copied to a settled host"
     gone = plays.apply(state="absent", **options)
-    assert gone.changed == 1 and [path.name for path in target.iterdir()] == ["lib"], gone.output
+    assert gone.changed == 1 and not list(target.iterdir()) and not (plays.folder / "state").exists(), gone.output
     assert plays.apply(state="absent", **options).changed == 0
+
+
+TEMPLATE = """# {{ title }} on {{ inventory_hostname }}
+{% for line in lines %}
+{{ line }}
+{% endfor %}
+  {{ '{"a": 1}' }}\\n  end {# nothing #}
+
+"""
+
+
+def test_templates_are_those_of_ansible(plays: Plays) -> None:
+    folder = plays.folder / "play" / "templates"
+    folder.mkdir()
+    (folder / "lines.j2").write_text(TEMPLATE)
+    (folder / "data.j2").write_text("{{ {'a': [1, 2]} | to_json }}")
+    (folder / "broken.j2").write_text("{{ nobody.knows }}")
+    target, site = plays.target, plays.target / "site.conf"
+    site.write_text("site\n")
+    files = [{"path": f"{target}/ours", "template": "lines.j2", "vars": {"lines": ["one", "{{ title }}"]}},
+             {"path": f"{target}/data", "template": "data.j2"},
+             {"path": str(site), "template": "data.j2", "edit": {"editor": "block"}}]
+    book = plays.folder / "play" / "template.json"
+    book.write_text(json.dumps([{"hosts": "all", "gather_facts": False, "vars": {"title": "Lines", "lines": ["one", "Lines"]}, "tasks": [
+        {"tunnelbroker.tsp.apply_config": {"name": "t", "state_dir": str(plays.folder / "state"), "files": files,
+                                           "facts": {"told": "{{ title }}", "listed": [1]}, "proof_fact": "proof"}},
+        {"ansible.builtin.debug": {"msg": "told={{ ansible_facts.told }} listed={{ ansible_facts.listed | to_json }} "
+                                          "proved={{ ansible_facts.proof.proved }}"}},
+        *({"ansible.builtin.template": {"src": f"{name}.j2", "dest": f"{target}/{name}.ansible", "mode": "0644"}}
+          for name in ("lines", "data"))]}]))
+    done = plays.ansible.playbook(str(book), inventory=plays.inventory)
+    assert done.returncode == 0 and "told=Lines listed=[1] proved=False" in done.output, done.output
+    assert "DEPRECATION" not in done.output, done.output
+    for ours, theirs in (("ours", "lines"), ("data", "data")):
+        assert (target / ours).read_bytes() == (target / f"{theirs}.ansible").read_bytes(), done.output
+    assert site.read_text() == 'site\n# BEGIN tunnelbroker.tsp t\n{"a": [1, 2]}\n# END tunnelbroker.tsp t\n'
+    again = plays.ansible.playbook(str(book), "--check", inventory=plays.inventory)
+    assert again.changed == 0 and "told=Lines" in again.output, again.output
+    broken = plays.apply(files=[{"path": f"{target}/x", "template": "broken.j2"}])
+    assert broken.returncode != 0 and "template_failed" in broken.output and "nobody" in broken.output, broken.output
+    missing = plays.apply(files=[{"path": f"{target}/x", "template": "nothing.j2"}])
+    assert missing.returncode != 0 and "template_failed" in missing.output and "nothing.j2" in missing.output
+    gone = plays.apply(state="absent")
+    assert gone.changed == 1 and site.read_text() == "site\n" and not (target / "ours").exists(), gone.output
 
 
 def test_a_step_that_fails_is_told_and_undone(plays: Plays) -> None:
