@@ -37,6 +37,7 @@ def render(repository: Path, **variables: Any) -> str:
                                      keep_trailing_newline=True, undefined=jinja2.StrictUndefined)
     environment.filters["tunnelbroker.tsp.tunnel_plan"] = tunnel_plan
     defaults = yaml.safe_load((repository / "roles" / "cisco" / "defaults" / "main.yml").read_text(encoding="utf-8"))
+    defaults.update(cisco_lan_interfaces=[], cisco_default_route=True)  # what the role takes from the role tunnel
     return environment.get_template("tunnel.j2").render(**{**defaults, "tunnel_state": "present", **variables})
 
 
