@@ -110,11 +110,17 @@ def directories_gone(plan: Plan, changes: list[FileChange], before: Before, reme
     paths = {item.path for item in plan.directories}
     if remembered is not None:
         paths = {path for path, was in remembered.directories.items() if was is None}
+    paths = {path for path in paths if not any(change.content is not None and change.path.startswith(f"{path}/") for change in changes)}
     return [{"kind": "directory_gone", "path": path, "was": mode} for path in sorted(paths, key=lambda name: (-name.count("/"), name))
             for mode in [before.directory(path)] if mode is not None]
 
 
 def removable(gone: list[Entry], before: Before) -> bool:
-    """Whether one of these directories is empty, or holds nothing but others of them."""
+    """Whether one of these directories is empty, or holds nothing but others of them that are."""
     paths = {entry["path"] for entry in gone}
-    return any(all(os.path.join(entry["path"], name) in paths for name in before.runner.names(entry["path"])) for entry in gone)
+
+    def empty(path: str) -> bool:
+        inside = [os.path.join(path, name) for name in before.runner.names(path)]
+        return all(name in paths and empty(name) for name in inside)
+
+    return any(map(empty, paths))
