@@ -44,6 +44,27 @@ netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)
 netlink.send(struct.pack("=IHHII", 20, 0x102, 5, 1, 0) + bytes(4))  # ctnetlink: delete them all, and acknowledge
 raise SystemExit(-struct.unpack_from("=i", netlink.recv(4096), 16)[0])
 """
+LISTEN = """
+import random, socket
+wanted = random.Random(7).randbytes(3_000_000)
+peer = socket.create_server(("2001:db8:a::1", 7777), family=socket.AF_INET6).accept()[0]
+came = b""
+while part := peer.recv(1 << 16):
+    came += part
+peer.sendall(came)
+raise SystemExit(came != wanted)
+"""
+SEND = """
+import random, socket
+wanted = random.Random(7).randbytes(3_000_000)
+peer = socket.create_connection(("2001:db8:a::1", 7777), 60)
+peer.sendall(wanted)
+peer.shutdown(socket.SHUT_WR)
+came = b""
+while part := peer.recv(1 << 16):
+    came += part
+raise SystemExit(came != wanted)
+"""
 SECONDS = 180
 """For anything to happen: emulation on a busy machine is slow."""
 
@@ -253,6 +274,10 @@ def test_the_nats_memory_is_kept_fresh_and_its_loss_got_over(world: World, tmp_p
 def test_told_so_the_agent_carries_it_itself(world: World, tmp_path: Path) -> None:
     with Agent(tmp_path, data_plane="tun") as agent:
         both_ways(agent.up(data_plane="tun"))
+        listener = subprocess.Popen(["ip", "netns", "exec", "world", sys.executable, "-c", LISTEN])
+        wait_for(lambda: ":7777" in run("ss -ltn", "world"), "the listener")
+        run(f"{sys.executable} -c {shlex.quote(SEND)}")
+        assert listener.wait(SECONDS) == 0, "a stream, which goes in bursts, comes as it was sent"
         assert device()["linkinfo"]["info_kind"] == "tun" and not run("ip fou show")
 
 
