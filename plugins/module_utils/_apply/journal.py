@@ -7,7 +7,8 @@
 An entry is one step as JSON, with all that its undoing needs, so that a run that was killed is undone by the next one. `service` is
 plan.Service, `was` of a service {active, enabled}, facts and items are those of change.py and items.py:
 
-    {"kind": "kernel",        "facts": [...], "timeout": s}             undoing: the kernel as it was. First, and so undone last
+    {"kind": "kernel",        "facts": [...], "timeout": s}             undoing: the kernel as it was. First, and so undone last;
+                              with "goals", "leaving" (change.facts_of) the facts are looked up when this step comes
     {"kind": "service_stop",  "service", "was", "disable": bool}
     {"kind": "service_off",   "service", "was", "stop": bool, "disable": bool}
     {"kind": "command",       "argv": [...], "undo": [...] | null, "timeout": s}
@@ -37,10 +38,10 @@ from typing import Any
 
 from .._tsp.errors import ApplyError, TspError
 from . import memory as memories
-from .change import make_missing, put_back, wait
+from .change import facts_of, make_missing, put_back, wait
 from .deadman import disarm
 from .items import describe as describe_item
-from .kernel import holds, key
+from .kernel import holds, key, read
 from .plan import FileChange, Service
 from .runner import FileState, Runner
 from .service import Manager, ServiceState, manager_for
@@ -92,8 +93,7 @@ class Journal:
         for entry in self.entries:
             if entry["kind"] == "file" and entry["was"] is not None:
                 self.runner.write(os.path.join(self.directory, entry["was"]["saved"]), contents[entry["path"]].content, 0o600)
-        if self.memory is not None:
-            self.runner.write(os.path.join(self.directory, MEMORY), json.dumps(self.memory).encode(), 0o600)
+        self._save_memory()
         self._save()
 
     def step(self, number: int) -> None:
@@ -207,7 +207,9 @@ class Journal:
             self._do_service(entry)
 
     def _do_kernel(self, entry: Entry) -> None:
-        if entry["kind"] == "kernel_back":
+        if entry["kind"] == "kernel":
+            self._look(entry)
+        elif entry["kind"] == "kernel_back":
             failed = put_back(entry["facts"], self.runner, timeout=entry["timeout"])
             if failed:
                 raise ApplyError("apply_failed", " ".join(failed), "")
@@ -219,6 +221,19 @@ class Journal:
         elif entry["kind"] == "kernel_make":
             wait([item for item in entry["items"] if not item.get("make")], self.runner, entry["timeout"])
             make_missing([item for item in entry["items"] if item.get("make")], self.runner, entry["name"], entry["tunnels"])
+
+    def _look(self, entry: Entry) -> None:
+        """Before we change anything of it, after whoever did so before us has ended."""
+        remembered = [] if self.memory is None else self.memory["facts"]
+        state = read([*entry["goals"], *remembered], self.runner)
+        entry["facts"] = facts_of(entry["goals"], entry["leaving"], self.runner, state)
+        for item in remembered:
+            if item.pop("fresh", False):
+                item["was"] = state.get(key(item))
+        known = {key(item) for item in remembered}
+        remembered += [item for item in entry["facts"] if f"sysctl {item.get('because')}" in known and key(item) not in known]
+        self._save_memory()
+        self._save()
 
     def _do_service(self, entry: Entry) -> None:
         kind, manager = entry["kind"], self._manager(entry)
@@ -313,6 +328,10 @@ class Journal:
         except (KeyError, TypeError) as exc:
             raise ApplyError("journal_broken", f"The checkpoint in {self.directory} names no service ({exc}).", "") from None
 
+    def _save_memory(self) -> None:
+        if self.memory is not None:
+            self.runner.write(os.path.join(self.directory, MEMORY), json.dumps(self.memory).encode(), 0o600)
+
     def _save(self) -> None:
         text = json.dumps({"schema": SCHEMA, "phase": self.phase, "begun": self.begun, "memory": self.memory is not None,
                            "entries": self.entries})
@@ -321,7 +340,7 @@ class Journal:
 
 def undo_only(entry: Entry) -> bool:
     """Whether there is nothing to do in this step."""
-    return entry["kind"] in ("kernel", "service_was") or bool(entry.get("back"))
+    return entry["kind"] == "kernel" and "goals" not in entry or entry["kind"] == "service_was" or bool(entry.get("back"))
 
 
 def describe(entry: Entry) -> list[str]:

@@ -98,13 +98,15 @@ def _in_order(plan: Plan, before: Before, old: Memory, parts: _Parts, single: An
     name = {} if plan.service is None else {"service": plan.service.to_dict()}
     forward, back = _settle(plan, old)
     units = [{"kind": "units"}] if _units_change(plan, before, parts.files) else []
-    entries: list[Entry] = list(kernel.undo)
+    late = any("goals" in entry for entry in kernel.undo)
+    entries: list[Entry] = [] if late else list(kernel.undo)
     if single is not None:
         entries.append({"kind": "service_stop", **name, "was": single.to_dict(), "disable": not plan.present})
-    if plan.present:
+    if plan.present and not late:
         entries += parts.stop + services.off
     else:
         entries += services.off + parts.stop
+    entries += kernel.undo if late else []
     entries += services.was
     entries += [{"kind": "settle", "commands": back, "back": True}] if back else []
     entries += [{**entry, "back": True} for entry in units]

@@ -24,7 +24,8 @@ BACK_TIMEOUT = 10.0
 
 @dataclass
 class KernelWork:
-    """undo: the first entry. clear: what leaves the kernel. set: variables, before anything else. make: what is missing then.
+    """undo: the first entry; or, where services of an earlier plan made what this one is about, the first after they have ended.
+    clear: what leaves the kernel. set: variables, before anything else. make: what is missing then.
 
     waits: something is missing that the host's configuration system makes.
     """
@@ -54,13 +55,15 @@ def kernel_work(plan: Plan, before: Before, old: Memory, new: Memory, replaces: 
     clear += _given_back(dropped, state)
     gone = leaving | {item["device"] for item in clear if item["kind"] == "link" and item["was"] is None}
     if plan.present:
-        _remember(plan, wanted, dropped, state, before, old, new)
+        _remember(plan, wanted, dropped, state, before, old, new, replaces)
     work.touched = bool(missing or clear)
     work.waits = any(not item.get("make") for item in missing)
     goals = wanted + [_goal(item) for item in dropped if item["kind"] != "sysctl" or item["was"] is not None]
     undo = facts_of(goals, gone, before.runner, state)
     if undo:
-        work.undo = [{"kind": "kernel", "facts": undo, "timeout": BACK_TIMEOUT}]
+        # What a service that goes has made goes with it: what was there before us is to be seen then.
+        look = {"goals": goals, "leaving": sorted(gone)} if replaces else {}
+        work.undo = [{"kind": "kernel", "facts": [] if replaces else undo, "timeout": BACK_TIMEOUT, **look}]
     if clear:
         work.clear = [{"kind": "kernel_back", "facts": clear, "timeout": BACK_TIMEOUT}]
     sysctls = [item for item in missing if item["kind"] == "sysctl" and item.get("make")]
@@ -108,7 +111,8 @@ def _in_the_way(plan: Plan, wanted: Sequence[Item], state: State, old: Memory, r
     return out
 
 
-def _remember(plan: Plan, wanted: Sequence[Item], dropped: Sequence[Fact], state: State, before: Before, old: Memory, new: Memory) -> None:
+def _remember(plan: Plan, wanted: Sequence[Item], dropped: Sequence[Fact], state: State, before: Before, old: Memory, new: Memory,
+              replaces: bool) -> None:
     new.devices = sorted({item["device"] for item in wanted if item["kind"] == "link"})
     new.items = [dict(item) for item in plan.items]
     known = {key(item): item for item in old.facts}
@@ -123,7 +127,8 @@ def _remember(plan: Plan, wanted: Sequence[Item], dropped: Sequence[Fact], state
     for name, item in known.items():
         if name not in away:
             facts[name] = {**facts.get(name, item), "was": item["was"]}
-    new.facts = list(facts.values())
+    new.facts = [{**item, "fresh": True} if replaces and name not in known and item["kind"] != "link" else item
+                 for name, item in facts.items()]
 
 
 def _diff(clear: Sequence[Fact], missing: Sequence[Item], state: State) -> list[dict[str, str]]:

@@ -124,6 +124,59 @@ def test_made_then_settled_then_as_it_was(by_files: bool) -> None:
     assert not apply(Plan("tsp", present=False), host, dead).changed
 
 
+AGENT_UNIT = "/etc/systemd/system/agent.service"
+
+
+class WithAgent(Host):
+    """A unit `agent` makes a tunnel of its own, an address and forwarding while it runs, and undoes that when it stops."""
+
+    def _systemctl(self, words: Any) -> tuple[int, str, str]:
+        def runs() -> bool:
+            return self.units.get("agent.service", {}).get("active", False)
+
+        before = runs()
+        answer = super()._systemctl(words)
+        if runs() and (not before or "restart" in words):
+            if "tsp0" in self.links:
+                self.del_link("tsp0")
+            self._link_add(["name", "tsp0", "type", "sit", "local", "192.0.2.7", "remote", "198.51.100.1"], 6)
+            self._link_set(["dev", "tsp0", "alias", "tunnelbroker.tsp:tsp", "mtu", "1472", "up"], 6)
+            self._addr_replace(["2001:db8:1::1/64", "dev", "eth1"], 6)
+            self.sysctls[ACCEPT] = "2"
+            self.set_sysctl(ALL, "1")
+        elif before and not runs():
+            self.del_link("tsp0")
+            self._addr_del(["2001:db8:1::1/64", "dev", "eth1"], 6)
+            self.set_sysctl(ALL, "0")
+            self.sysctls.update({ACCEPT: "1", "net/ipv6/conf/eth1/forwarding": "1"})
+        return answer
+
+
+def agent_plan(present: bool = True) -> Plan:
+    return Plan("tsp", present=present, files=(FileChange(AGENT_UNIT, b"[Service]\n"),), service=Service("agent.service", "systemd"),
+                probe=Probe("2001:db8::1", timeout=1.0))
+
+
+@pytest.mark.parametrize("by_files", [True, False], ids=["made by the host", "made by us"])
+def test_a_tunnel_of_the_hosts_own_in_the_place_of_an_agents_and_back(by_files: bool) -> None:
+    host = WithAgent()
+    before = host.snapshot()
+    apply(agent_plan(), host, alive)
+    kept = without_memory(host.snapshot())
+    with pytest.raises(ApplyError):
+        apply(plan("sit", by_files=by_files), host, dead)
+    assert without_memory(host.snapshot()) == kept
+    predicted = apply(plan("sit", by_files=by_files), host, dead, check=True)
+    assert apply(plan("sit", by_files=by_files), host, alive).steps == predicted.steps
+    assert not host.units["agent.service"]["active"] and AGENT_UNIT not in host.files
+    assert not apply(plan("sit", by_files=by_files), host, alive).changed
+    apply(agent_plan(), host, alive)
+    assert without_memory(host.snapshot()) == kept
+    apply(plan("sit", by_files=by_files), host, alive)
+    apply(Plan("tsp", present=False), host, alive)
+    assert host.snapshot() == before, "what the agent had made is not taken for the host's own"
+
+
 @pytest.mark.parametrize("before, to, by_files, present", [
     ("bare", "fou", True, True), ("bare", "sit", False, True), ("fou", "sit", True, True), ("fou", "other", True, True),
     ("made", "other", False, True), ("fou", "fou", True, False), ("fou", "fou", False, True)])
