@@ -69,7 +69,7 @@ class Machine:
         """Until SSH answers (and, with systemd, until the boot is over)."""
         end = time.monotonic() + timeout
         while True:
-            if self.process.poll() is not None:
+            if self.process.poll() is not None or "Kernel panic" in self.console():
                 raise LabError(f"{self.name} ended while it started: {self.console()[-2000:]}")
             done = self._enter("true", 30)
             if done.returncode == 0:

@@ -21,7 +21,8 @@ def command_line(image: Image, seed: Path, *, memory: int, append: str, nics: Se
     """QEMU with the console on its standard output.
 
     What the guest writes to its disk goes to a nameless file that lives as long as QEMU: it survives reboots and resets of the guest,
-    and nothing else. nics: hardware addresses and open taps. memory in MiB. once: end instead of rebooting.
+    and nothing else. (no_timer_check: on a busy machine the kernel may find no tick of its clock where it looks for one, and give up.)
+    nics: hardware addresses and open taps. memory in MiB. once: end instead of rebooting.
     """
     words = [
         "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio",
@@ -31,7 +32,7 @@ def command_line(image: Image, seed: Path, *, memory: int, append: str, nics: Se
         "-device", "virtio-blk-pci,drive=root",
         "-drive", f"if=none,id=seed,file={seed},format=raw,read-only=on", "-device", "virtio-blk-pci,drive=seed",
         "-object", "rng-random,id=rng0,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng0",
-        "-append", f"console=ttyS0 quiet mitigations=off nokaslr net.ifnames=0 tsc=unstable {append}"]
+        "-append", f"console=ttyS0 quiet mitigations=off nokaslr no_timer_check net.ifnames=0 tsc=unstable {append}"]
     if once:
         words += ["-no-reboot"]
     if not nics:
