@@ -117,7 +117,7 @@ class FakeRunner:
         return self.processes.get(pid)
 
     def signal(self, pid: int, number: int) -> None:
-        if not self.stubborn or number == 9:
+        if number != 1 and not self.stubborn or number == 9:
             self.processes.pop(pid, None)
 
     def pause(self, seconds: float) -> None:

@@ -156,3 +156,13 @@ def test_host_stops_waiting() -> None:
 def test_what_a_command_said_fits_into_a_sentence() -> None:
     assert Completed(("x",), 1, "out\n", "first\nDo this.\n").words == "first / Do this"
     assert Completed(("x",), 3).words == "exit code 3"
+
+
+def test_variables_of_the_kernel() -> None:
+    host, fake = HostRunner(), FakeRunner()
+    fake.sysctls["kernel/ostype"] = "Linux"
+    for runner in (host, fake):
+        assert runner.get_sysctl("kernel/ostype") == "Linux" and runner.get_sysctl("net/none/such") is None
+        with pytest.raises(ApplyError) as caught:
+            runner.set_sysctl("net/none/such", "1")
+        assert caught.value.code == "host_refused" and "net/none/such" in caught.value.message
