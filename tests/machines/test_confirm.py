@@ -53,12 +53,13 @@ class World:
         repository = Path(__file__).resolve().parents[2]
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w") as archive:
-            for path in sorted((repository / "plugins/module_utils").glob("_[at][ps]p*/*.py")):  # _apply and _tsp
-                archive.write(path, path.relative_to(repository / "plugins"))
+            for pattern in ("__init__.py", "_apply/*.py", "_tsp/*.py"):
+                for path in sorted((repository / "plugins/module_utils").glob(pattern)):
+                    archive.write(path, path.relative_to(repository / "plugins"))
         self.host.run("base64 -d >/tmp/collection.zip", input=base64.b64encode(buffer.getvalue()).decode())
         self.host.run("cat >/tmp/apply.py", input=APPLY)
         words = json.dumps({"name": "t", "confirm_timeout": 3600, **options})
-        done = self.host.run(f"python3 /tmp/apply.py '{words}'; rm /tmp/apply.py /tmp/collection.zip")
+        done = self.host.run(f"python3 /tmp/apply.py '{words}' && rm /tmp/apply.py /tmp/collection.zip")
         answer: dict[str, Any] = json.loads(done.stdout)
         return answer
 
