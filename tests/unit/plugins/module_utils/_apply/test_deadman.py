@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -389,3 +391,67 @@ def test_the_program_stands_alone(repository: Path, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-I", "-B", str(alone / "undo.pyz"), "wait", str(tmp_path / "none"), "t"],
                           capture_output=True, text=True, check=False, cwd="/")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+KILLER = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+from module_utils._apply.deadman import Deadman
+from module_utils._apply.plan import Directory, FileChange, Plan
+from module_utils._apply.runner import HostRunner
+from module_utils._apply.transaction import apply
+from module_utils._apply.undo import program
+base, at = sys.argv[2], int(sys.argv[3])
+calls = {"n": 0}
+def count(frame, event, arg):
+    if event == "c_call" and getattr(arg, "__module__", "") == "posix":
+        calls["n"] += 1
+        if calls["n"] == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+plan = Plan("t", directories=(Directory(base + "/d", 0o750),),
+            files=(FileChange(base + "/d/a", b"new a", 0o600), FileChange(base + "/b", b"new b"), FileChange(base + "/gone", None)))
+state, runner = base + "/state", HostRunner()
+timer = Deadman(runner, state, "t", 0.5, "run", program(), sys.executable) if at else None
+if at:
+    sys.setprofile(count)
+apply(plan, runner, None, state_dir=state, deadman=timer)
+sys.setprofile(None)
+"""
+
+
+@pytest.mark.skipif(os.path.isdir("/run/systemd/system"), reason="systemd runs this machine, and its timers are no place for a test")
+def test_really_killed_and_really_undone(repository: Path, tmp_path: Path) -> None:
+    """kill -9 of a real run at system calls all along: a real process in the background brings the old files back."""
+    def run(base: Path, at: int) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-c", KILLER, str(repository / "plugins"), str(base), str(at)], capture_output=True,
+                              text=True, check=False)
+
+    def files(base: Path) -> dict[str, str]:
+        return {str(path.relative_to(base)): path.read_text() for path in base.rglob("*")
+                if path.is_file() and not path.is_relative_to(base / "state")}
+
+    old, killed, at = {"b": "old b", "gone": "old"}, [], 0
+    while True:
+        at += 41
+        base = tmp_path / str(at)
+        base.mkdir()
+        for name, text in old.items():
+            (base / name).write_text(text)
+        done = run(base, at)
+        killed.append(base)
+        if done.returncode != -signal.SIGKILL:
+            assert done.returncode == 0, done.stderr
+            break
+    assert len(killed) >= 4
+    for base in killed:  # the last one ran to its end, and is not confirmed
+        end = time.monotonic() + 60
+        while files(base) != old:
+            assert time.monotonic() < end, (base.name, files(base))
+            time.sleep(0.05)
+    for base in killed:
+        assert run(base, 0).returncode == 0
+        assert files(base) == {"b": "new b", "d/a": "new a"}
+        end = time.monotonic() + 60
+        while left := [path.name for path in (base / "state").rglob("*") if path.name != "t.before.json"]:
+            assert time.monotonic() < end, left
+            time.sleep(0.05)
