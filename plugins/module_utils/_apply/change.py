@@ -115,7 +115,7 @@ def put_back(facts: Sequence[Fact], runner: Runner, *, timeout: float = 10.0) ->
         tries, said = tries + 1, "the host changed it again"
         for item in _order(wrong):
             try:
-                _put_back(item, runner)
+                _put_back(item, state.get(key(item)), runner)
             except ApplyError as exc:
                 said = exc.message.rstrip(".")
 
@@ -157,16 +157,13 @@ def true(item: Fact, state: State, keep_changed: bool = False) -> bool:
     return True
 
 
-def _put_back(item: Fact, runner: Runner) -> None:
+def _put_back(item: Fact, found: Any, runner: Runner) -> None:
+    """found: what was there when this round began. What an earlier step of it took along or made room for, the next round sees."""
     was, kind = item["was"], item["kind"]
     if kind == "sysctl":
         runner.set_sysctl(item["name"], was)
-        return
-    state = read([item], runner)
-    found = state.get(key(item))
-    if was is None:
-        if found is not None:
-            _run(runner, *_delete(item))
+    elif was is None:
+        _run(runner, *_delete(item))
     elif kind == "link":
         if found is not None and not same_tunnel(was, found):
             _run(runner, "ip", "link", "del", "dev", item["device"])
