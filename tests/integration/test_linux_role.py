@@ -23,7 +23,7 @@ pytestmark = pytest.mark.root
 
 ASK = {"broker": "{{ tunnel_broker }}", "mode": "v6udpv4", "host_type": "router", "prefix_length": 56, "min_interval": 0,
        "username": "{{ tunnel_username }}", "password": "{{ tunnel_password }}"}
-SHOWN = "proof: {{ tunnel_proof | default({}) | to_json }} steps: {{ agent_applied.steps | default([]) | to_json }}"
+SHOWN = "proof: {{ ansible_facts.tunnel_proof | default({}) | to_json }} steps: {{ agent_applied.steps | default([]) | to_json }}"
 PLAY: list[dict[str, Any]] = [{
     "hosts": "all", "gather_facts": False,
     "tasks": [
