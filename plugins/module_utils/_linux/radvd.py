@@ -66,8 +66,9 @@ def radvd_setup(lease: Lease | dict[str, Any] | None, host: Host, *, numbers: di
         service["enabled"] = True
     else:
         service.update(argv=[program, "--config", config, "--pidfile", pid_file], pid_file=pid_file)
-        warnings += ["Nothing on this host would end by itself what is advertised for the last time: after a change of the prefix, run "
-                     "this once more when two hours are over."] if wishes else []
+        if wishes:
+            warnings.append("Nothing on this host would end by itself what is advertised for the last time: after a change of the prefix, "
+                            "run this once more when two hours are over.")
     return {"interfaces": wishes, "files": [file], "services": [service], "warnings": warnings, "state": "present" if wishes else "absent"}
 
 
