@@ -33,7 +33,7 @@ def test_on_a_distribution_kernel(tmp_path: Path, repository: Path) -> None:
         subprocess.run([sys.executable, "-m", f"module_utils.{module}", *words, str(tmp_path / f"tsp-{program}.pyz")], cwd=repository,
                        check=True, env={**os.environ, "PYTHONPATH": "plugins"})
     expected = sum(len(re.findall(r"^def test_", path.read_text(encoding="utf-8"), re.M)) for path in GUEST.glob("test_*.py"))
-    report = vm.boot(COMMAND, folder=tmp_path, timeout=1200,
+    report = vm.boot(COMMAND, folder=tmp_path, timeout=2400,
                      extra={f"dist/tsp-{program}.pyz": tmp_path / f"tsp-{program}.pyz" for program in built})
     assert report.status == 0, report.output or report.log
     assert re.search(rf"\b{expected} passed\b", report.output) and "skipped" not in report.output, report.output
