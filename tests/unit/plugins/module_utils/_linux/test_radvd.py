@@ -69,8 +69,10 @@ def test_no_default_router_without_a_default_route():
 
 
 @pytest.mark.parametrize("setup", [
-    {"lease": {}}, {"lease": lease("v6v4", A48), "lan_interfaces": []}, {"lease": lease("v4v6", "203.0.113.64/26"),
-                                                                      "lan_interfaces": ["eth2"]}], ids=["no-lease", "no-lan", "ipv4"])
+    {"lease": {}},
+    {"lease": lease("v6v4", A48), "lan_interfaces": []},
+    {"lease": lease("v4v6", "203.0.113.64/26"), "lan_interfaces": ["eth2"]},
+], ids=["no-lease", "no-lan", "ipv4"])
 def test_nothing_to_advertise(setup):
     made = host()
     made["radvd"]["installed"] = False
