@@ -213,7 +213,7 @@ class Agent:
         self.process.wait(10)
 
     def ping(self) -> bool:
-        return self.host.run("ping", "-6", "-c1", "-W2", str(OWN), check=False).returncode == 0
+        return self.host.run("ping", "-6", "-c3", "-W9", str(OWN), check=False).returncode == 0
 
     def log(self) -> str:
         return self.host.log_path("agent").read_text(encoding="utf-8")
