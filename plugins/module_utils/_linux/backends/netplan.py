@@ -28,11 +28,12 @@ ln "$generated"/*-netplan-* "$was" 2>/dev/null
 netplan generate || exit
 for old in "$was"/*; do
     new=$generated/${old##*/}
-    if cmp -s "$old" "$new"; then mv -f "$old" "$new"; fi
+    if test -e "$new" && test "$(cat "$old")" = "$(cat "$new")"; then mv -f "$old" "$new"; fi
 done
 """
 """netplan writes all files anew, and networkd takes down and sets up again each interface whose file is not the very same one as before.
-So those with the same content get their old ones back."""
+So those with the same content get their old ones back. (After a `systemctl daemon-reload`, which runs netplan as well, that is too late:
+then all interfaces of netplan are set up again once, as by `netplan apply`.)"""
 
 
 class Backend:
