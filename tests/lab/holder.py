@@ -44,12 +44,17 @@ def main() -> int:
         number = ctypes.get_errno()
         print(f"error: cannot make namespaces: {os.strerror(number)}", flush=True)
         return 1
+    told, telling = os.pipe()
     child = os.fork()
     if child:
         os.close(0)
         print(f"pid {child}", flush=True)
+        os.close(telling)  # only now may the child say its own
         os.close(1)
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    os.close(telling)
+    os.read(told, 1)
+    os.close(told)
     try:
         _prepare(settings)
     except (OSError, subprocess.CalledProcessError) as exc:

@@ -126,7 +126,7 @@ def picture() -> dict[str, Any]:
             "sysctls": [Path("/proc/sys/net", name).read_text() for name in names], "fou": run("ip fou show")}
 
 
-def setup(mode: str, default_route: str) -> dict[str, Any]:
+def set_up(mode: str, default_route: str) -> dict[str, Any]:
     host, warnings = gather()
     assert not warnings, warnings
     return linux_setup(lease(mode), host, backend="script", default_route=default_route, lan_interfaces=["lan0"], known=ByHand)
@@ -144,7 +144,7 @@ def there_and_back(mode: str) -> None:
     with wired(mode):
         for choice in ("none", "metric", "source", "replace"):
             before = picture()
-            made = setup(mode, choice)
+            made = set_up(mode, choice)
             items = by_hand(made)
             facts = facts_of(items, (), runner, read(items, runner))
             make_missing(items, runner, NAME, {"tsp0"})
@@ -156,7 +156,7 @@ def there_and_back(mode: str) -> None:
             assert way == ("tsp0" if choice in ("source", "replace") else "wan0"), (mode, choice, way)
             native = json.loads(run(f"ip -j route get {'8.8.8.8' if family == 4 else '2600::1'}"))[0]["dev"]
             assert native == ("tsp0" if choice == "replace" else "wan0"), (mode, choice, native)
-            again = setup(mode, choice)
+            again = set_up(mode, choice)
             if not any(item.get("absent") for item in items):  # what was taken away is in the memory of a transaction alone
                 assert again["items"] == made["items"], (mode, choice)
             assert put_back(facts, runner) == []
