@@ -64,9 +64,9 @@ def run(command: str, where: str = "") -> str:
 def lease(mode: str) -> dict[str, Any]:
     udp = mode == "v6udpv4"
     outer = mode != "v4v6"
-    client = {"ipv4": "198.51.100.31" if outer else "192.0.2.2", "ipv6": "2001:db8:f::2" if outer else "2001:db8:ee::31",
+    client = {"ipv4": "198.51.100.31" if outer else "198.18.7.2", "ipv6": "2001:db8:f::2" if outer else "2001:db8:ee::31",
               "dns_name": None, "udp_port": 40000 if udp else None}
-    server = {"ipv4": "198.51.100.1" if outer else "192.0.2.1", "ipv6": "2001:db8:f::1" if outer else "2001:db8:ee::1", "dns_name": None,
+    server = {"ipv4": "198.51.100.1" if outer else "198.18.7.1", "ipv6": "2001:db8:f::1" if outer else "2001:db8:ee::1", "dns_name": None,
               "udp_port": 3653 if udp else None}
     return {"schema": 1, "broker": "far.example", "transport": "udp", "protocol_version": "2.0.2", "auth_method": "digest-md5",
             "username": "alice", "mode": mode, "client": client, "server": server, "prefix": PREFIX[mode], "dns_servers": [],
@@ -78,7 +78,7 @@ def lease(mode: str) -> dict[str, Any]:
 def wired(mode: str) -> Iterator[None]:
     """The broker's end, and a host in the LAN."""
     family = 4 if mode == "v4v6" else 6
-    inner = "192.0.2.1/32" if family == 4 else "2001:db8:f::1/128"
+    inner = "198.18.7.1/32" if family == 4 else "2001:db8:f::1/128"
     address, gateway = LAN_HOST[family]
     end = time.monotonic() + SECONDS
     # The modules first: with them come devices such as sit0, which stay.
@@ -101,7 +101,7 @@ def wired(mode: str) -> Iterator[None]:
         run("ip link set far0 up", "far")
         run(f"ip addr add {inner} dev far0" + (" nodad" if family == 6 else ""), "far")
         run(f"ip route add {PREFIX[mode]} dev far0", "far")
-        run("ip route add 2001:db8:f::2/128 dev far0" if family == 6 else "ip route add 192.0.2.2/32 dev far0", "far")
+        run("ip route add 2001:db8:f::2/128 dev far0" if family == 6 else "ip route add 198.18.7.2/32 dev far0", "far")
         run(f"ip addr add {address} dev lan1" + (" nodad" if family == 6 else ""), "lan")
         run(f"ip route add default via {gateway} dev lan1" if family == 4 else f"ip -6 route add default via {gateway} dev lan1", "lan")
         # Link-local addresses come by themselves, and only then stay as they are.
@@ -141,7 +141,7 @@ def there_and_back(mode: str) -> None:
     """For each kind of default route: made, awaited, pinged from both, and gone."""
     runner = HostRunner()
     family = 4 if mode == "v4v6" else 6
-    peer = "192.0.2.1" if family == 4 else "2001:db8:f::1"
+    peer = "198.18.7.1" if family == 4 else "2001:db8:f::1"
     with wired(mode):
         for choice in ("none", "metric", "source", "replace"):
             before = picture()
