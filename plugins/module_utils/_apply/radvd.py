@@ -18,6 +18,8 @@ goes with a lifetime of 0. The new stands in the same advertisement, before the 
 
 The memory of all this is the editor's state, and once more the file itself, where each stanza names its deadline: so neither a memory
 that was lost nor a file that the site wrote anew makes a prefix disappear unseen.
+
+state: {entries: [[interface, kind, value, deadline, valid]], taken_out: true where the transaction no longer wants this file}
 """
 
 from __future__ import annotations
@@ -62,7 +64,7 @@ class Entry:
 
 
 def edit(context: EditContext) -> Edited:
-    """The editor. Raises LocalError `invalid_plan`, `radvd_config_invalid`, `radvd_off`."""
+    """The editor. Raises LocalError `invalid_plan`, `radvd_config_invalid`, `radvd_off`, `radvd_twice`."""
     if re.search(r"\s", context.name):
         raise LocalError("invalid_plan", f"{context.name!r} cannot stand in a mark in {context.path}.", "Use a name without blanks.")
     options = _options(context.options)
@@ -79,6 +81,8 @@ def _edit(context: EditContext, options: dict[str, Any]) -> Edited:
     warnings: list[str] = []
     wanted = [entry for wish in wishes.values() for entry in _wanted(wish, _site(text, wish["name"]), options, warnings)]
     going = _going(wanted, known(context.state, text, name), now, options["deprecation"])
+    text, used = _beside(text, name, wanted)
+    going = [entry for entry in going if entry.key not in used]
     here = conf.own(text, name)
     names = [*wishes, *sorted(({entry.interface for entry in going} | set(here)) - set(wishes))]
     written = {entry.key: entry.valid for entry in _written(here) if entry.deadline is not None}
@@ -91,7 +95,11 @@ def _edit(context: EditContext, options: dict[str, Any]) -> Edited:
         head = _head(text, name, interface, wishes.get(interface) if in_use else None, warnings)
         text = conf.put(text, name, interface, "".join([*head, *stanzas]))
     entries = [*wanted, *going]
-    state = {"entries": [[entry.interface, entry.kind, entry.value, entry.deadline, entry.valid] for entry in entries]} if entries else {}
+    state: dict[str, Any] = {}
+    if entries:
+        state["entries"] = [[entry.interface, entry.kind, entry.value, entry.deadline, entry.valid] for entry in entries]
+        if not context.present:
+            state["taken_out"] = True
     others = units(name, context.path, step_of(options["deprecation"]), options["tidy"], bool(going)) if options["tidy"] else {}
     return Edited(text if text or context.present and context.text is not None else None, state, others, tuple(warnings))
 
@@ -130,6 +138,34 @@ def _wanted(wish: dict[str, Any], site: conf.Interface | None, options: dict[str
             else:
                 out.append(Entry(wish["name"], kind, value, None, options["valid_lifetime"] if kind == "prefix" else 0))
     return out
+
+
+def _beside(text: str, name: str, wanted: list[Entry]) -> tuple[str, set[tuple[str, str, str]]]:
+    """What other transactions have in the file. Returns the text without what is going there and wanted here, and the keys of what is
+    in use there. Raises LocalError `radvd_twice`: two with one prefix would end it for one another."""
+    used: set[tuple[str, str, str]] = set()
+    ours = {entry.key for entry in wanted}
+    for other in sorted({part.owner for part in conf.parts(text) if not part.whole} - {name}):
+        here = conf.own(text, other)
+        for entry in _written(here):
+            if entry.deadline is not None and entry.key in ours:
+                lines = here[entry.interface] = _without(here[entry.interface], entry)
+                text = conf.put(text, other, entry.interface, lines) if STANZA.search(lines) else conf.take(text, other, entry.interface)
+            elif entry.deadline is None:
+                used.add(entry.key)
+                if entry.key in ours and entry.kind == "prefix":
+                    raise LocalError("radvd_twice", f"The transaction {other} advertises {entry.value} on {entry.interface} already.",
+                                     "Use either linux_radvd: true or the role radvd. To change, take the prefix out there first: "
+                                     "with linux_radvd: false, or with tunnel_state: absent for the role.")
+    return text, used
+
+
+def _without(lines: str, entry: Entry) -> str:
+    """A part without the stanza of an entry."""
+    for found in STANZA.finditer(lines):
+        if found.group(1, 2) == (entry.kind, entry.value):
+            return lines[:found.start()] + lines[found.end():]
+    return lines
 
 
 def _going(wanted: list[Entry], before: list[Entry], now: int, deprecation: int) -> list[Entry]:

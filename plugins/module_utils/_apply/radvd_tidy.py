@@ -140,29 +140,35 @@ def _replace(path: str, text: str) -> None:
 
 
 def _end(job: dict[str, Any], text: str) -> None:
-    """Nothing is left to do: away with the timer and the program; and where the transaction had gone before, radvd is as it was."""
+    """Nothing is left to do: away with the timer and the program; and where the transaction wants nothing of radvd any more, radvd is as
+    it was before."""
     memory = os.path.join(job["state_dir"], job["name"] + ".before.json")
     try:
         with open(memory, encoding="utf-8") as file:
             before = json.load(file)
     except (OSError, ValueError):
         before = {}
-    last = bool(before) and not own(text, job["name"]) and not any(
-        before.get(kind) for kind in ("devices", "files", "items", "facts")) and list(before.get("edits", {})) == [job["config"]]
-    if last:
-        was = before.get("services", {}).get(job["unit"], {}).get("was", {})
+    edited = before.get("edits", {}).get(job["config"], {})
+    gone = False
+    if edited.get("state", {}).get("taken_out") and not own(text, job["name"]):
+        was = before.get("services", {}).pop(job["unit"], {}).get("was", {})
         if was.get("enabled") is False:
             _systemctl("disable", job["unit"])
         if was.get("active") is False:
             _systemctl("stop", job["unit"])
-        if before["edits"][job["config"]].get("made") and not text.strip():
+        if edited.get("made") and not text.strip():
             _remove(job["config"])
-        _remove(memory)
-        _remove_empty(job["state_dir"])
+        del before["edits"][job["config"]]
+        gone = not any(before.get(kind) for kind in ("devices", "files", "edits", "items", "facts", "services"))
+        if gone:
+            _remove(memory)
+            _remove_empty(job["state_dir"])
+        else:
+            _replace(memory, json.dumps(before, indent=1, sort_keys=True) + "\n")
     for path in job["files"]:
         _remove(path)
         _remove_empty(os.path.dirname(path))
-    for path in sorted(before.get("directories", {}) if last else (), reverse=True):
+    for path in sorted(before.get("directories", {}) if gone else (), reverse=True):
         if before["directories"][path] is None:
             _remove_empty(path)
     _systemctl("daemon-reload")

@@ -167,6 +167,26 @@ def test_two_tunnels_on_one_lan_leave_one_another_alone():
     assert run(other.text, name="two", state=other.state, present=False, now=NOW + 9999).text is None
 
 
+def test_two_transactions_cannot_advertise_one_prefix():
+    one = run(SITE, wish(OLD), name="one")
+    with pytest.raises(LocalError) as caught:
+        run(one.text, wish(OLD), name="two")
+    assert caught.value.code == "radvd_twice" and "one" in caught.value.message
+
+
+def test_what_one_transaction_lets_go_another_takes_over():
+    one = run(SITE, wish(OLD, NEW, rdnss=["2001:db8::54"]), name="one")
+    gone = run(one.text, state=one.state, name="one", present=False)
+    two = run(gone.text, wish(OLD, rdnss=["2001:db8::54"]), name="two", now=NOW + 60)
+    assert advertised(two.text) == {OLD: (5400, 2700), NEW: (5100, 0)}
+    assert two.text.count("RDNSS 2001:db8::54") == two.text.count(f"prefix {OLD}") == 1
+    assert run(two.text, wish(OLD, rdnss=["2001:db8::54"]), name="two", state=two.state, now=NOW + 60).text == two.text
+    # Nor does the first one, which remembers it, end it again.
+    later = run(two.text, state=gone.state, name="one", present=False, now=NOW + 120)
+    assert later.text == two.text
+    assert OLD not in str(later.state) and NEW in str(later.state)
+
+
 def test_what_the_site_advertises_itself_is_left_to_it():
     made = run(SITE, wish("2001:db8:5::/64", rdnss=["2001:db8:0::53"]))
     assert made.text == SITE
@@ -257,19 +277,42 @@ def test_the_program_ends_what_is_over_and_itself(host):
 
 
 @pytest.mark.parametrize("was", [{"active": False, "enabled": False}, {"active": True, "enabled": True}])
-def test_after_a_teardown_the_program_leaves_the_host_as_it_was(host, was):
+@pytest.mark.parametrize("tunnel", [False, True], ids=["teardown", "the tunnel stays"])
+def test_what_is_left_when_the_program_has_ended(host, was, tunnel):
+    """Of our lines nothing, in either case; and radvd is as it was, without another run."""
     folder, look = host
     over = int(radvd_tidy.time.time()) - 7200
     first = run(SITE, wish(OLD), now=over)
-    (folder / "radvd.conf").write_text(run(first.text, state=first.state, present=False, now=over).text)
+    gone = run(first.text, state=first.state, present=False, now=over)
+    (folder / "radvd.conf").write_text(gone.text)
     memory = folder / "state" / "tsp.before.json"
-    memory.write_text(json.dumps({"edits": {str(folder / "radvd.conf"): {"made": False}}, "services": {"radvd.service": {"was": was}}}))
+    kept = {"edits": {}, "services": {}, "directories": {}, "devices": ["tsp0"] if tunnel else []}
+    memory.write_text(json.dumps({**kept, "edits": {str(folder / "radvd.conf"): {"made": False, "state": gone.state}},
+                                  "services": {"radvd.service": {"was": was}}}))
+    memory.chmod(0o600)
     rc, told = look()
     assert rc == 0
     assert (folder / "radvd.conf").read_text() == SITE
-    assert not memory.parent.exists()
+    assert memory.exists() == tunnel == memory.parent.exists()
+    if tunnel:
+        assert json.loads(memory.read_text()) == kept and memory.stat().st_mode & 0o777 == 0o600
     ended = {f"systemctl --no-ask-password {verb} radvd.service" for verb in ("disable", "stop")}
     assert ended & set(told) == (set() if was["active"] else ended)
+
+
+def test_the_program_leaves_radvd_to_a_transaction_that_wants_it(host):
+    """Even where it has nothing of its own in the file, since the site advertises the same."""
+    folder, look = host
+    over = int(radvd_tidy.time.time()) - 7200
+    first = run(SITE, wish(OLD), now=over)
+    second = run(first.text, wish("2001:db8:5::/64"), state=first.state, now=over)
+    (folder / "radvd.conf").write_text(second.text)
+    memory = folder / "state" / "tsp.before.json"
+    memory.write_text(json.dumps({"edits": {str(folder / "radvd.conf"): {"made": False, "state": second.state}},
+                                  "services": {"radvd.service": {"was": {"active": False, "enabled": False}}}}))
+    before = memory.read_text()
+    assert "stop radvd.service" not in " ".join(look()[1])
+    assert (folder / "radvd.conf").read_text() == SITE and memory.read_text() == before
 
 
 def test_the_program_takes_back_what_radvd_refuses(host):

@@ -108,6 +108,22 @@ def test_a_prefix_that_the_same_transaction_no_longer_names(monkeypatch):
     assert json.loads(host.files[MEMORY].content)["edits"] == {}
 
 
+@pytest.mark.parametrize("mention", [True, False], ids=["named", "remembered"])
+def test_the_tunnel_goes_at_once_and_its_prefix_later(monkeypatch, mention):
+    host = Host()
+    before = host.snapshot()
+    go(host, plan(OLD, other=True), monkeypatch)
+    go(host, plan(None, present=False, mention=mention), monkeypatch)
+    assert "/etc/other" not in host.files and "AdvPreferredLifetime 0;" in host.text
+    # What the timer goes by: nothing of the tunnel is left, and what is left of radvd is to go.
+    left = json.loads(host.files[MEMORY].content)
+    assert {kind for kind, what in left.items() if what and kind not in ("name", "schema")} == {"directories", "edits", "services"}
+    assert left["edits"][CONFIG]["state"]["taken_out"]
+    assert not go(host, plan(None, present=False, mention=mention), monkeypatch, NOW + 200).changed
+    go(host, plan(None, present=False, mention=mention), monkeypatch, NOW + 5500)
+    assert host.snapshot() == before
+
+
 def test_what_radvd_would_not_take_is_never_read_by_it(monkeypatch):
     host = Host()
     before = host.snapshot()
