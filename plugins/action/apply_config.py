@@ -21,7 +21,7 @@ from ansible.module_utils.ansible_release import __version__
 from ansible.plugins.action import ActionBase
 from ansible.plugins.connection import ConnectionBase
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.plain import plain
-from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.results import failure
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.results import failure, refusal
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.errors import ApplyError, LocalError
 
 MODULE = "tunnelbroker.tsp.apply_config"
@@ -41,6 +41,9 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         args = dict(self._task.args)
         facts, proof_fact = args.pop("facts", None) or {}, args.pop("proof_fact", None)
+        refused = plain(args.pop("refused", None))
+        if refused:
+            return {**result, **refusal(refused)}
         try:
             args["files"] = self._rendered(args, task_vars or {})
             files, sources = self._files(args)

@@ -294,6 +294,11 @@ options:
   proof_fact:
     description: Name of a fact that gets RV(proof); where nothing was probed, one that says so.
     type: str
+  refused:
+    description:
+      - An error, as RV(error) is one, that was found while options were computed. The task fails with it, and does nothing else.
+      - C(refused) of P(tunnelbroker.tsp.linux_setup#filter) is meant for it.
+    type: dict
   confirm_timeout:
     description:
       - Seconds in which the controller must come back over a new connection, after a change was made and proved, and confirm it.

@@ -107,6 +107,11 @@ options:
     description: Ask the broker even if the stored lease still answers the request.
     type: bool
     default: false
+  refused:
+    description:
+      - An error, as RV(error) is one, that was found while options were computed. The task fails with it, and does nothing else.
+      - C(refused) of P(tunnelbroker.tsp.linux_fit#filter) is meant for it.
+    type: dict
 seealso:
   - module: tunnelbroker.tsp.broker_info
   - name: RFC 5572

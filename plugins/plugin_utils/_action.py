@@ -14,7 +14,7 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.module_utils.common.parameters import remove_values
 from ansible.plugins.action import ActionBase
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.plain import plain
-from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.results import guarded
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.results import guarded, refusal
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.errors import LocalError
 from ansible_collections.tunnelbroker.tsp.plugins.plugin_utils._where import Host, base_folder, on_controller
 
@@ -52,6 +52,8 @@ class ExchangeAction(ActionBase):
 
     def _work(self, args: dict[str, Any], host: Host, task_vars: dict[str, Any]) -> dict[str, Any]:
         params = validated(args, self.spec, self.rules)
+        if params.get("refused"):
+            return refusal(params["refused"])
         if not on_controller(params["run_on"], bool(params.get("proxy")), host):
             result = self._execute_module(module_name=self.module, module_args=args, task_vars=task_vars,
                                           wrap_async=self._task.async_val)

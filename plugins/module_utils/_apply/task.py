@@ -110,6 +110,7 @@ SPEC: dict[str, Any] = {
     }},
     "state_dir": {"type": "path", "default": STATE_DIR},
     "facts": {"type": "dict", "default": {}},
+    "refused": {"type": "dict"},
     "proof_fact": {"type": "str"},
     "confirm_timeout": {"type": "float", "default": 0.0},
     "confirm_token": {"type": "str", "no_log": False},

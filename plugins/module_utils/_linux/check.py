@@ -48,8 +48,8 @@ def check_host(host: Host) -> None:
 
 
 def check_writable(backend: str, host: Host) -> None:
-    """Raises LocalError `read_only`, `not_root`."""
-    shut = [folder for folder in dict.fromkeys(("/etc", "/var/lib", *WRITTEN[backend])) if folder in host["read_only"]]
+    """Raises LocalError `read_only`, `not_root`. backend: auto, too, for what all of them need."""
+    shut = [folder for folder in dict.fromkeys(("/etc", "/var/lib", *WRITTEN.get(backend, ()))) if folder in host["read_only"]]
     if shut:
         raise LocalError("read_only", f"{' and '.join(shut)} of this host cannot be written.",
                          "Mount it read-write, or configure the image that the host boots from.")
@@ -103,11 +103,16 @@ def check_tunnel(numbers: dict[str, Any], device: str, kind: str | None, host: H
 
 
 def check_lan(numbers: dict[str, Any], device: str, uplink: str | None, host: Host) -> None:
-    """Raises LocalError: `lan_missing`, `lan_invalid` (uplink, tunnel or loopback), `lan_ipv6_disabled`, `lan_conflict` (the network is on
-    another interface already, or overlaps one of another size)."""
+    """Raises LocalError: those of `check_lan_interfaces`, `lan_conflict` (the network is on another interface already, or overlaps one
+    of another size)."""
+    check_lan_interfaces([entry["interface"] for entry in numbers["lan"]], numbers["family"], device, uplink, host)
+    _no_conflict(numbers, device, host)
+
+
+def check_lan_interfaces(names: list[str], family: int, device: str, uplink: str | None, host: Host) -> None:
+    """Raises LocalError: `lan_missing`, `lan_invalid` (uplink, tunnel or loopback), `lan_ipv6_disabled`. family: of the LAN's networks."""
     links = host["links"]
-    for entry in numbers["lan"]:
-        name = entry["interface"]
+    for name in names:
         if name == device:
             raise LocalError("lan_invalid", f"{name} is the tunnel itself, and no LAN interface.", "Name the interface of the LAN.")
         if name == uplink:
@@ -119,9 +124,8 @@ def check_lan(numbers: dict[str, Any], device: str, uplink: str | None, host: Ho
             others = sorted(other for other in links if other not in ("lo", device, uplink))
             raise LocalError("lan_missing", f"There is no interface {name} on this host.",
                              f"Name one that it has: {', '.join(others) or 'none but the uplink'}.")
-        if numbers["family"] == 6 and not links[name]["ipv6"]:
+        if family == 6 and not links[name]["ipv6"]:
             raise LocalError("lan_ipv6_disabled", f"IPv6 is switched off on {name}.", f"Set net.ipv6.conf.{name}.disable_ipv6 to 0.")
-    _no_conflict(numbers, device, host)
 
 
 def _no_conflict(numbers: dict[str, Any], device: str, host: Host) -> None:

@@ -140,18 +140,33 @@ def _named(wanted: str, setup: Setup, host: Host, known: Registry) -> tuple[str,
     if setup["data_plane"] == "tun":
         raise LocalError("backend_cannot", f"Only the agent carries packets through a TUN device, and linux_backend is {wanted}.",
                          "Set linux_backend to agent or auto.")
+    check_at_work(wanted, host)
     if wanted in registry.NATIVE:
         uplink = setup["uplink"]
-        governor, renderer = uplink["governor"], RENDERERS.get(uplink["renderer"] or "")
-        if wanted not in (governor, renderer) and not (governor == "none" and host["governors"][wanted]):
+        governor = uplink["governor"]
+        if not _governs(wanted, uplink) and not (governor == "none" and host["governors"][wanted]):
             who = f"{registry.TITLES[governor]} governs {uplink['device']}" if governor != "none" else f"{title} is not at work"
-            raise LocalError("backend_mismatch", f"linux_backend is {wanted}, but {who} on this host.",
-                             "Two systems would get into each other's way. Set linux_backend to auto, script or agent.")
+            raise _mismatch(wanted, who)
     chosen = known(wanted)
     refusal = _refusal(wanted, chosen, setup, host)
     if refusal is not None:
         raise LocalError("backend_cannot", f"{title} cannot keep this tunnel: {refusal}", "Set linux_backend to auto, script or agent.")
     return wanted, chosen, f"The tunnel is kept by {title}, as asked."
+
+
+def check_at_work(wanted: str, host: Host) -> None:
+    """Raises LocalError `backend_mismatch` where the configuration system of that name governs nothing on this host."""
+    if wanted in registry.NATIVE and not host["governors"][wanted] and not any(_governs(wanted, link) for link in host["links"].values()):
+        raise _mismatch(wanted, f"{registry.TITLES[wanted]} is not at work")
+
+
+def _governs(name: str, link: dict[str, Any]) -> bool:
+    return name in (link["governor"], RENDERERS.get(link["renderer"] or ""))
+
+
+def _mismatch(wanted: str, who: str) -> LocalError:
+    return LocalError("backend_mismatch", f"linux_backend is {wanted}, but {who} on this host.",
+                      "Two systems would get into each other's way. Set linux_backend to auto, script or agent.")
 
 
 def _refusal(name: str, chosen: Backend, setup: Setup, host: Host) -> str | None:

@@ -54,10 +54,7 @@ def parts(setup: Setup, host: Host) -> Parts:
     """The file with the rules, and the unit that loads it before the network comes up. Raises LocalError `no_nftables`."""
     if not setup["firewall"]:
         return Parts()
-    nft = host["tools"].get("nft")
-    if not nft:
-        raise LocalError("no_nftables", "This host has no nft, which loads the packet filter.",
-                         "Install nftables, or set linux_firewall and linux_mss_clamp to false.")
+    nft = check_nft(host)
     name = setup["name"]
     rules = f"/etc/tsp/{name}.nft"
     made = Parts(files=[{"path": rules, "template": "firewall.nft.j2", "mode": "0644"}])
@@ -71,6 +68,15 @@ def parts(setup: Setup, host: Host) -> Parts:
         table = ["inet", f"tsp_{name}"]
         made.start.append({"argv": [nft, "-f", rules], "undo": [nft, "delete", "table", *table], "unless": [nft, "list", "table", *table]})
     return made
+
+
+def check_nft(host: Host) -> str:
+    """Where the program is. Raises LocalError `no_nftables`."""
+    nft = host["tools"].get("nft")
+    if not nft:
+        raise LocalError("no_nftables", "This host has no nft, which loads the packet filter.",
+                         "Install nftables, or set linux_firewall and linux_mss_clamp to false.")
+    return str(nft)
 
 
 def _addresses(wanted: Any, like: str) -> list[str]:

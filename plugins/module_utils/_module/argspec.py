@@ -71,6 +71,7 @@ TUNNEL_SPEC: Spec = {
     "dest": {"type": "path"},
     "dest_format": {"type": "str", "default": "json", "choices": list(DEST_FORMATS)},
     "renew": {"type": "bool", "default": False},
+    "refused": {"type": "dict"},
 }
 
 TUNNEL_RULES: Spec = {

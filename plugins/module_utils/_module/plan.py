@@ -107,6 +107,11 @@ def tunnel_plan(lease: Lease | dict[str, Any], *, lan_interfaces: Any = (), mtu:
     }
 
 
+def lan_names(wanted: Any) -> list[str]:
+    """The names of LAN interfaces as a play wrote them. Raises LocalError `lan_invalid`."""
+    return [name for name, _number_ in _interfaces(wanted)]
+
+
 def _mtu(mode: str, family: int, wanted: int | str | None, link_mtu: int | str) -> int:
     floor = MTU_FLOOR[family]
     if wanted is None or wanted in ("", "auto"):

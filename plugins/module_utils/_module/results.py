@@ -37,6 +37,13 @@ def failure(error: TspError) -> dict[str, Any]:
     return {"failed": True, "changed": False, "msg": printable(str(error)), "error": told, "attempts": error.attempts}
 
 
+def refusal(error: dict[str, Any]) -> dict[str, Any]:
+    """The result of a task whose options could not be computed: the same, out of that error's own dict."""
+    known = {name: error.get(name) for name in ("kind", "code", "message", "hint", "status")}
+    told = {name: printable(value) if isinstance(value, str) else value for name, value in known.items()}
+    return {"failed": True, "changed": False, "msg": f"{told['message']} {told['hint'] or ''}".strip(), "error": told, "attempts": []}
+
+
 def printable(text: str) -> str:
     """One line of `text`: control characters become spaces, what is very long is cut."""
     line = text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
