@@ -36,11 +36,14 @@ def check_shape(host: Any) -> None:
 
 
 def check_host(host: Host) -> None:
-    """Whether a tunnel is possible here at all. Raises LocalError: `not_linux`, `no_ip`, `ipv6_disabled`."""
+    """Whether a tunnel is possible here at all. Raises LocalError: `not_linux`, `no_ip`, `no_iproute`, `ipv6_disabled`."""
     if host["system"] != "Linux":
         raise LocalError("not_linux", f"This host runs {host['system']}, not Linux.", "Choose the platform with tunnel_platform.")
     if not host["tools"]["ip"]:
         raise LocalError("no_ip", "This host has no ip, which sets up tunnels.", "Install iproute2.")
+    if not host["links"]:  # every host has lo; an ip without JSON (before 4.17, BusyBox) says nothing that one could read
+        raise LocalError("no_iproute", f"{host['tools']['ip']} does not work here: it does not list interfaces as JSON.",
+                         "Install iproute2 (4.17 or newer).")
     if not host["ipv6"]:
         raise LocalError("ipv6_disabled", f"IPv6 is switched off on this host. {host['ipv6_why']}",
                          "Set net.ipv6.conf.all.disable_ipv6 and net.ipv6.conf.default.disable_ipv6 to 0 (in /etc/sysctl.d too), or boot "
@@ -68,7 +71,7 @@ def check_device(device: str, name: str, host: Host) -> None:
         return
     alias, _colon, owner = link["alias"].partition(":")
     owners = ([owner] if alias == ALIAS else []) + [made for made, what in host["ours"].items() if device in what["devices"]]
-    if any(made == name or made.endswith(f"-{name}") for made in owners):
+    if any(_is_of(name, owner) for owner in owners):
         return
     if owners:
         raise LocalError("device_taken", f"The device {device} belongs to another tunnel ({owners[0]}), not to {name}.",
@@ -80,33 +83,45 @@ def check_device(device: str, name: str, host: Host) -> None:
                          "Set another linux_device, or remove that one.")
 
 
+def _is_of(name: str, owner: str) -> bool:
+    """Whether a transaction, an agent or the alias of a device is of the tunnel of that name."""
+    return owner in (name, f"agent:{name}", *(f"tsp-{role}{name}" for role in ("", "linux-", "agent-")))
+
+
+def _made(name: str, what: str, host: Host) -> set[str]:
+    """The devices or addresses that earlier runs for this tunnel made, and will take away or move: not those for another one."""
+    return {str(found) for owner, made in host["ours"].items() if _is_of(name, owner) for found in made[what]}
+
+
 def _unfinished(host: Host) -> bool:
     return any(made["unfinished"] for made in host["ours"].values())
 
 
-def check_tunnel(numbers: dict[str, Any], device: str, kind: str | None, host: Host) -> None:
+def check_tunnel(numbers: dict[str, Any], device: str, kind: str | None, name: str, host: Host) -> None:
     """Raises LocalError: `address_taken` (our inner address is on another interface), `endpoints_taken` (another tunnel of this kind has
     the same ends: the kernel has room for one)."""
-    made = {address for what in host["ours"].values() for address in what["addresses"]}
-    devices = {name for what in host["ours"].values() for name in what["devices"]}
+    made, devices = _made(name, "addresses", host), _made(name, "devices", host)
     ends = [numbers["tunnel"]["local"], numbers["tunnel"]["remote"]]
-    for name, link in host["links"].items():
-        if name == device or name in devices or link["alias"].startswith(f"{ALIAS}:") or _unfinished(host):
-            continue  # ours: an earlier run's device of another name goes with the transaction
+    for other, link in host["links"].items():
+        alias, _colon, owner = link["alias"].partition(":")
+        ours = alias == ALIAS
+        if other == device or other in devices or ours and _is_of(name, owner) or _unfinished(host):
+            continue  # an earlier run's device of another name goes with the transaction
         for cidr in link["addresses"]:
-            if str(ip_interface(cidr).ip) == numbers["address"] and f"{name} {ip_interface(cidr)}" not in made:
-                raise LocalError("address_taken", f"{numbers['address']}, our address inside the tunnel, is on {name} already.",
+            if str(ip_interface(cidr).ip) == numbers["address"] and f"{other} {ip_interface(cidr)}" not in made:
+                raise LocalError("address_taken", f"{numbers['address']}, our address inside the tunnel, is on {other} already.",
                                  "Remove the tunnel or the address that is there.")
         if link["kind"] == kind and link["ends"] == ends:
-            raise LocalError("endpoints_taken", f"There is a tunnel {name} from {ends[0]} to {ends[1]} already, and no room for two.",
+            raise LocalError("endpoints_taken", f"There is a tunnel {other} from {ends[0]} to {ends[1]} already, and no room for two.",
+                             "Use the tunnel that is there, or ask another broker." if ours else
                              "Remove that one; it is not of this collection.")
 
 
-def check_lan(numbers: dict[str, Any], device: str, uplink: str | None, host: Host) -> None:
+def check_lan(numbers: dict[str, Any], device: str, uplink: str | None, name: str, host: Host) -> None:
     """Raises LocalError: those of `check_lan_interfaces`, `lan_conflict` (the network is on another interface already, or overlaps one
     of another size)."""
     check_lan_interfaces([entry["interface"] for entry in numbers["lan"]], numbers["family"], device, uplink, host)
-    _no_conflict(numbers, device, host)
+    _no_conflict(numbers, device, _made(name, "addresses", host), host)
 
 
 def check_lan_interfaces(names: list[str], family: int, device: str, uplink: str | None, host: Host) -> None:
@@ -128,10 +143,9 @@ def check_lan_interfaces(names: list[str], family: int, device: str, uplink: str
             raise LocalError("lan_ipv6_disabled", f"IPv6 is switched off on {name}.", f"Set net.ipv6.conf.{name}.disable_ipv6 to 0.")
 
 
-def _no_conflict(numbers: dict[str, Any], device: str, host: Host) -> None:
+def _no_conflict(numbers: dict[str, Any], device: str, made: set[str], host: Host) -> None:
     lans = [(entry["interface"], ip_network(entry["network"]), ip_interface(entry["cidr"])) for entry in numbers["lan"]]
     unfinished = _unfinished(host)
-    made = {address for what in host["ours"].values() for address in what["addresses"]}
     for name, link in host["links"].items():
         for cidr in link["addresses"] if name != device else ():
             held = ip_interface(cidr)

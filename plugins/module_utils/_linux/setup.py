@@ -72,11 +72,11 @@ def linux_setup(lease: Lease | dict[str, Any], host: Host, *, name: str = "tsp",
     if link_mtu in (None, "", "auto") and lease.path_mtu is None and uplink["device"]:
         link_mtu = min(LINK_MTU, host["links"][uplink["device"]]["mtu"])
     numbers = tunnel_plan(lease, lan_interfaces=lan_interfaces, mtu=mtu, link_mtu=link_mtu)
-    check.check_lan(numbers, device, uplink["device"], host)
+    check.check_lan(numbers, device, uplink["device"], name, host)
     check.check_radvd(_truth(radvd, "radvd"), host)
     carried, why_carried = data_plane_of(numbers["mode"], host, data_plane)
     link = picture.link(numbers, device, carried)
-    check.check_tunnel(numbers, device, None if link is None else link["type"], host)
+    check.check_tunnel(numbers, device, None if link is None else link["type"], name, host)
     routes, rules, said = picture.default_route(numbers, device, default_route, _whole(metric, "metric"), name, host)
     setup: Setup = {
         "name": name, "device": device, "data_plane": carried, "numbers": numbers,

@@ -48,6 +48,7 @@ def address(name, cidr):
 @pytest.mark.parametrize(("change", "options", "code", "said"), [
     (set_("system", "FreeBSD"), {}, "not_linux", "FreeBSD"),
     (set_("tools", "ip", None), {}, "no_ip", "iproute2"),
+    (set_("links", {}), {}, "no_iproute", "4.17"),
     (set_("ipv6", False), {}, "ipv6_disabled", "disable_ipv6"),
     (set_("read_only", ["/etc"]), {}, "read_only", "/etc"),
     (set_("read_only", ["/var/lib"]), {}, "read_only", "/var/lib"),
@@ -110,6 +111,10 @@ def test_a_prefix_that_cannot_serve_the_lans(prefix, lans, code):
     ("", {"tsp-linux-other": {**OURS, "devices": ["tsp0"]}}, True),
     ("", {"tsp-linux-tsp": {**OURS, "unfinished": True}}, False),
     ("tunnelbroker.tsp:other", {"tsp-linux-tsp": {**OURS, "unfinished": True}}, True),
+    ("tunnelbroker.tsp:tsp-tsp", {}, False),
+    ("tunnelbroker.tsp:tsp-agent-tsp", {}, False),
+    ("tunnelbroker.tsp:tsp-other-tsp", {}, True),
+    ("", {"tsp-other-tsp": {**OURS, "devices": ["tsp0"]}}, True),
 ])
 def test_a_device_of_somebody_else_is_left_alone(alias, ours, taken):
     made = host()
@@ -154,6 +159,17 @@ def test_a_tunnel_of_ours_that_is_called_otherwise_may_be_in_the_way():
     assert refused(made, lease()).code == "address_taken"
     made["ours"] = {"tsp-linux-tsp": {**OURS, "devices": ["tsp9"]}}
     assert linux_setup(lease(), made, known=known())["device"] == "tsp0"
+
+
+def test_another_tunnel_of_ours_keeps_what_it_has():
+    made = host()
+    link(made, "tsp9", kind="sit", alias="tunnelbroker.tsp:tsp-second", ends=["198.51.100.31", "203.0.113.1"])
+    address("up0", "2001:db8:a::1/64")(made)
+    made["ours"] = {"tsp-second": {**OURS, "devices": ["tsp9"], "addresses": ["up0 2001:db8:a::1/64"]}}
+    error = refused(made, lease(prefix=A48))
+    assert error.code == "endpoints_taken" and "not of this collection" not in error.hint
+    assert refused(made, lease(prefix=A48), lan_interfaces=["eth2"]).code == "lan_conflict"
+    assert linux_setup(lease(prefix=A48), made, name="second", lan_interfaces=["eth2"], known=known())["lan"][0]["interface"] == "eth2"
 
 
 def test_an_interrupted_run_is_for_the_transaction_to_undo():
