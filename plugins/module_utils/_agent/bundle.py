@@ -46,7 +46,8 @@ class Bundle:
     python: tuple[int, int] = (3, 9)
 
 
-AGENT = Bundle("tsp-agent", ("_tsp", "_exchange", "_apply", "_agent", "_module/ask.py", "_module/leasestore.py", "_module/plan.py"),
+AGENT = Bundle("tsp-agent", ("_tsp", "_exchange", "_apply", "_agent", "_module/ask.py", "_module/leasestore.py", "_module/pathmtu.py",
+                              "_module/plan.py"),
                "_agent.program:main")
 BROKER = Bundle("tsp-broker", ("_tsp", "_agent/icmp6.py", "_agent/tun.py", "_broker"), "_broker.cli:main")
 BUNDLES: dict[str, Bundle] = {"agent": AGENT, "broker": BROKER}

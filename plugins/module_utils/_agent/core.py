@@ -26,7 +26,9 @@ from datetime import datetime, timedelta, timezone
 from typing import Any, Protocol, TypeVar
 
 from .._exchange.negotiate import negotiate
+from .._exchange.source import Source
 from .._module import leasestore
+from .._module.pathmtu import Measure, measured, path_mtu
 from .._tsp.errors import ApplyError, LocalError, NetworkError, RemoteError, TspError
 from .._tsp.lease import Lease
 from .config import AgentConfig
@@ -60,11 +62,12 @@ class Negotiator(Protocol):
 
 
 class BrokerNegotiator:
-    """The real one: the broker that gave the last lease first, then the others."""
+    """The real one: the broker that gave the last lease first, then the others. measure: tells the MTU of the path to the broker's end."""
 
-    def __init__(self, config: AgentConfig, log: Callable[[str], None]) -> None:
+    def __init__(self, config: AgentConfig, log: Callable[[str], None], measure: Measure = path_mtu) -> None:
         self._config = config
         self._log = log
+        self._measure = measure
 
     async def negotiate(self, last: Lease | None, source_port: int | None,
                         mode: str | None = None) -> tuple[Lease, socket.socket | None, list[str]]:
@@ -77,6 +80,8 @@ class BrokerNegotiator:
         lease = replace(result.lease, request=request)
         if last is not None and lease.via is None and lease.broker == last.broker:
             lease = replace(lease, via=last.via)  # asked directly this time, but a configured broker had led there
+        lease = await asyncio.get_running_loop().run_in_executor(None, measured, lease, Source.of(self._config.options),
+                                                                   self._measure)
         return lease, result.socket, list(lease.warnings) + result.warnings
 
 

@@ -15,12 +15,16 @@ import os
 import select
 import socket
 import time
+from dataclasses import replace
+from typing import Callable, Optional
 
 from .._apply.plan import Probe
 from .._apply.probe import echo_request, open_socket, reply_sequence
 from .._exchange.options import Address
 from .._exchange.source import Source, sockaddr
+from .._tsp.lease import Lease
 
+Measure = Callable[[Address, Source], Optional[int]]
 ETHERNET = 1500
 """What is never exceeded: the networks behind a tunnel are Ethernet, and a jumbo path to the broker helps none of them."""
 LEAST = {4: 576, 6: 1280}
@@ -55,6 +59,15 @@ def path_mtu(peer: Address, source: Source) -> int | None:
         return widest
     with handle:
         return _measure(handle, peer.version, smallest, widest)
+
+
+def measured(lease: Lease, source: Source, measure: Measure | None) -> Lease:
+    """The lease with what the path to the broker's end carries; as it was where the tunnel ends at another machine than this one, or
+    with no `measure`."""
+    peer = lease.grant.outer_address(lease.grant.server)
+    if measure is None or peer is None or lease.request.proxy:
+        return lease
+    return replace(lease, path_mtu=measure(peer, source))
 
 
 def _known(peer: Address, source: Source) -> int | None:

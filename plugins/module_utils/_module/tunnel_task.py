@@ -11,9 +11,8 @@ facts returned. A lease that could not be stored after all is given back to the 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime, timezone
-from typing import Any, Callable, Optional, Protocol
+from typing import Any, Callable, Protocol
 
 from .._exchange import negotiate as _negotiate
 from .._exchange.memory import forget as forget_memory
@@ -28,6 +27,7 @@ from . import copyfile
 from .ask import Place, checked_name, options_of, request_of
 from .blockyaml import to_yaml
 from .leasestore import Reservation, lease_text, load, remove
+from .pathmtu import Measure, measured
 
 KEPT_BY_BROKER = ("auth_failed", "no_common_mechanism", "server_key_unknown", "server_key_changed", "server_not_authentic",
                   "known_keys_invalid")
@@ -52,7 +52,6 @@ def utc_now() -> datetime:
     return datetime.now(timezone.utc)
 
 
-Measure = Callable[[Address, Source], Optional[int]]
 
 
 def run(params: dict[str, Any], place: Place, *, check_mode: bool = False, exchange: Exchange = _negotiate,
@@ -92,7 +91,7 @@ def _present(params: dict[str, Any], place: Place, check_mode: bool, exchange: E
     with Reservation(place.lease_file, None if place.keep_mode else 0o600) as room:
         copyfile.check(params)
         outcome = exchange.negotiate_sync(request, options)
-        lease = _measured(outcome.lease, options, measure)
+        lease = measured(outcome.lease, Source.of(options), measure)
         try:
             room.commit(lease_text(lease))
         except LocalError as exc:
@@ -100,14 +99,6 @@ def _present(params: dict[str, Any], place: Place, check_mode: bool, exchange: E
     warnings = list(lease.warnings) + outcome.warnings
     copyfile.update(params, lease, False)
     return _result(params, place, True, reason, old, lease, warnings, outcome.attempts)
-
-
-def _measured(lease: Lease, options: ExchangeOptions, measure: Measure | None) -> Lease:
-    """The lease with what the path to the broker's end carries: the tunnel's MTU follows from it."""
-    peer = lease.grant.outer_address(lease.grant.server)
-    if measure is None or peer is None or lease.request.proxy:
-        return lease
-    return replace(lease, path_mtu=measure(peer, Source.of(options)))
 
 
 def why_ask(lease: Lease | None, request: TunnelRequest, options: ExchangeOptions, now: datetime) -> str | None:

@@ -20,6 +20,8 @@ import pytest
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent import core
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.config import AgentConfig, parse
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.core import Agent
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._exchange.negotiate import ExchangeResult
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._exchange.source import Source
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module import leasestore
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.errors import ApplyError, NetworkError, RemoteError
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.lease import Lease
@@ -354,3 +356,20 @@ def test_status_is_for_everybody_and_holds_no_secret(stage: Stage) -> None:
                                    "data_plane", "data_plane_why", "mode_why",
                                    "missed", "negotiations", "failures", "counters", "last_error"}
     assert not [name for name in os.listdir(stage.folder) if name.endswith(".new")]
+
+
+def test_a_new_lease_comes_with_the_mtu_of_the_path(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is measured from where this tunnel leaves, to where it ends; the tunnel's MTU follows from it."""
+    asked = []
+
+    async def granted(*_words: Any, **_options: Any) -> ExchangeResult:
+        return ExchangeResult(make_lease())
+
+    def measure(peer: Any, source: Source) -> int:
+        asked.append((str(peer), source))
+        return 1400
+
+    monkeypatch.setattr(core, "negotiate", granted)
+    lease, _sock, _warnings = asyncio.run(core.BrokerNegotiator(stage.config, str, measure).negotiate(None, None))
+    assert lease.path_mtu == 1400
+    assert asked == [(str(make_lease().grant.server.ipv4), Source.of(stage.config.options))]
