@@ -17,7 +17,7 @@ from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.errors impor
 from ansible_collections.tunnelbroker.tsp.tests.unit.plugins.module_utils._linux._hosts import host, lease
 
 A48 = "2001:db8:a::/48"
-LANS = ["eth2", {"name": "eth0", "subnet": 7}]
+LANS = ("eth2", {"name": "eth0", "subnet": 7})
 SITE = "interface eth2 {\n    AdvSendAdvert on;\n    prefix fd00:1::/64 { };\n};\n"
 
 
