@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from ipaddress import ip_network
 from typing import Any, Protocol
 
+from .._apply.kernel import entries
 from .._apply.runner import Completed
 from .._tsp.errors import ApplyError, LocalError
 from .linkplan import ALIAS, FORWARDING, REPLACING_METRIC, SYSCTL, LinkPlan, LinkStep, Undo, cidr_key, route_key, rule_key, sysctl_step
@@ -256,16 +257,12 @@ class Link:
             raise ApplyError("link_failed", f"{' '.join(words)} failed: {done.words}.", "")
 
     def _json(self, *words: str, strict: bool = True) -> list[dict[str, Any]]:
-        done = self._kernel.run(words)
         try:
-            if done.rc:
-                raise ValueError(done.words)
-            data = json.loads(done.stdout or "[]")
-            return [entry for entry in data if entry]
-        except ValueError as exc:
-            if not strict:
-                return []
-            raise ApplyError("link_failed", f"{' '.join(words)} does not work here: {exc}.", "Install iproute2 (4.17 or newer).") from None
+            return entries(self._kernel.run(words))
+        except ApplyError:
+            if strict:
+                raise
+            return []
 
     def _save(self) -> None:
         if not self._undo:

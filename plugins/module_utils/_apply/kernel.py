@@ -18,7 +18,7 @@ from typing import Any
 
 from .._tsp.errors import ApplyError, LocalError
 from .items import Item
-from .runner import Runner
+from .runner import Completed, Runner
 
 State = dict[str, Any]
 TABLES = {"254": "main", "255": "local", "253": "default", "main": "main", "local": "local", "default": "default"}
@@ -234,14 +234,17 @@ def _has_fou(runner: Runner) -> bool:
 
 
 def _json(runner: Runner, *words: str) -> list[dict[str, Any]]:
-    done = runner.run(words, 30.0)
+    return entries(runner.run(words, 30.0))
+
+
+def entries(done: Completed) -> list[dict[str, Any]]:
+    """What `ip -j` printed, without the empty objects that old ones put between. Raises ApplyError `no_iproute`."""
     try:
         if done.rc:
             raise ValueError(done.words)
-        data = json.loads(done.stdout or "[]")
-        return [entry for entry in data if entry]
+        return [entry for entry in json.loads(done.stdout or "[]") if entry]
     except ValueError as exc:
-        raise ApplyError("no_iproute", f"{' '.join(words)} does not work here: {exc}.", "Install iproute2 (4.17 or newer).") from None
+        raise ApplyError("no_iproute", f"{' '.join(done.argv)} does not work here: {exc}.", "Install iproute2 (4.17 or newer).") from None
 
 
 def _sysctl_name(name: Any) -> bool:
