@@ -13,7 +13,8 @@ plan.Service, `was` of a service {active, enabled}, facts and items are those of
     {"kind": "service_off",   "service", "was", "stop": bool, "disable": bool}
     {"kind": "command",       "argv": [...], "undo": [...] | null, "timeout": s}
     {"kind": "service_was",   "service", "was", "verb", "enable"}       undoing: with the old files in place, it is as it was
-    {"kind": "settle",        "commands": [{argv, timeout}], "back": bool}    back: when undoing, after the files are back
+    {"kind": "settle",        "commands": [{argv, timeout}], "back": bool}    back: when undoing, after the files are back. A command with
+                                                                              "left" is one of an earlier plan, and may fail
     {"kind": "units",         "back": bool}                             systemd reads its units again
     {"kind": "directory",     "path", "mode", "was": mode | null}       made, or given another mode
     {"kind": "file",          "path", "was": {saved, mode, uid, gid} | null}    `saved` names the copy in the checkpoint
@@ -309,7 +310,7 @@ class Journal:
             entry = {"commands": [{"argv": ["systemctl", "daemon-reload"], "timeout": 60.0}]}
         for command in entry["commands"]:
             done = self.runner.run(command["argv"], command["timeout"])
-            if done.rc:
+            if done.rc and not command.get("left"):
                 raise ApplyError("apply_failed", f"{' '.join(command['argv'])} failed: {done.words}.", "")
 
     def _undo_settle(self, entry: Entry) -> None:

@@ -124,13 +124,25 @@ def _in_order(plan: Plan, before: Before, old: Memory, parts: _Parts, single: An
 
 
 def _settle(plan: Plan, old: Memory) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The commands after files changed, and those after they were put back."""
-    given = [{"argv": list(item.argv), "timeout": item.timeout, "when": item.when} for item in plan.settle] or (
-        [] if plan.present else old.settle)
+    """The commands after files changed, and those after they were put back.
+
+    The commands of an earlier plan that this one lacks run too: they tell another configuration system that it has nothing to do any
+    more, before the present one begins; and going back, that it has again. That system may be gone from the host, which is no failure.
+    """
+    given = [{"argv": list(item.argv), "timeout": item.timeout, "when": item.when} for item in plan.settle]
+    left: list[dict[str, Any]] = []
+    if not plan.present:
+        given = given or old.settle
+    else:
+        known = [item["argv"] for item in given]
+        left = [item for item in old.settle if item["argv"] not in known]
+
+    def commands(of: list[dict[str, Any]], way: str, **more: Any) -> list[dict[str, Any]]:
+        return [{"argv": item["argv"], "timeout": item["timeout"], **more} for item in of if item["when"] in ("always", way)]
+
     ways = ("present", "absent") if plan.present else ("absent", "present")
-    forward, back = ([{"argv": item["argv"], "timeout": item["timeout"]} for item in given if item["when"] in ("always", way)]
-                     for way in ways)
-    return forward, back
+    return (commands(left, "absent", left=True) + commands(given, ways[0]),
+            commands(given, ways[1]) + commands(left, "present", left=True))
 
 
 def _units_change(plan: Plan, before: Before, files: list[Entry]) -> bool:

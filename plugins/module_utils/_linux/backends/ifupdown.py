@@ -20,14 +20,15 @@ UP_TIMEOUT = 90.0
 DOWN = ["sh", "-c", """ifquery "$0" >/dev/null 2>&1 || exit 0
 exec ifdown --force "$0\""""]
 """Take down what the old file describes, with it; an interface that no file knows is no error."""
-SETTLE = ["sh", "-c", """if test -e "$1"; then
+SETTLE = ["sh", "-c", """if ifquery "$0" >/dev/null 2>&1; then
     ifdown --force "$0" >/dev/null 2>&1
-else
-    echo "iface $0 inet manual" | ifdown --force --interfaces=/dev/stdin "$0" >/dev/null 2>&1
+    ip link delete "$0" 2>/dev/null
+    exec ifup --force "$0"
 fi
+echo "iface $0 inet manual" | ifdown --force --interfaces=/dev/stdin "$0" >/dev/null 2>&1
 ip link delete "$0" 2>/dev/null
-test ! -e "$1" || exec ifup --force "$0\""""]
-"""Bring up what the file says, from nothing, whatever was up before. Without the file: have ifupdown forget the interface."""
+exit 0"""]
+"""Bring up what the files say, from nothing, whatever was up before. Where they say nothing: have ifupdown forget the interface."""
 
 
 class Backend:
@@ -55,7 +56,7 @@ class Backend:
         if not host["interfaces_file"]["sources_d"]:
             made.files.append({"path": INTERFACES, "edit": {"editor": "block", "content": f"source {path}\n"}})
         made.stop.append({"argv": [*DOWN, device]})
-        made.settle.append({"argv": [*SETTLE, device, path], "timeout": UP_TIMEOUT})
+        made.settle.append({"argv": [*SETTLE, device], "timeout": UP_TIMEOUT})
         made.items = [{**item, "make": True} for item in setup["lan_addresses"]]
         return made
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -223,6 +224,32 @@ def test_what_somebody_deleted_is_made_again() -> None:
     outcome = apply(plan(), host, alive)
     assert outcome.changed and ("netconf", "reload") in host.ran and host.snapshot() == settled
     assert not [step for step in outcome.steps if RADVD in step or "radvd" in step]
+
+
+@pytest.mark.parametrize("still_there", [True, False])
+def test_a_configuration_system_that_is_left_learns_of_it(still_there: bool) -> None:
+    """And when the change is undone, that it has its work again; where it is no longer on the host, nothing fails for that."""
+    host = make_host("fou")
+    settled = host.snapshot()
+    heard: list[bool] = []
+    real = host.handlers["netconf"]
+
+    def netconf(argv: Any) -> tuple[int, str, str]:
+        heard.append(NETDEV in host.files)
+        return real(argv) if still_there else (127, "", "not found")
+
+    host.handlers["netconf"] = netconf
+    other = replace(plan(by_files=False), settle=(Settle(("othernet", "reload")),))
+    host.handlers["othernet"] = lambda argv: (0, "", "")
+    host.ran.clear()
+    with pytest.raises(ApplyError) as caught:
+        apply(other, host, dead)
+    assert caught.value.code == "not_proved" and heard == [False, True] and host.snapshot() == settled
+    outcome = apply(other, host, alive)
+    assert outcome.steps.index("run netconf reload") < outcome.steps.index("run othernet reload") and heard == [False, True, False]
+    assert not apply(other, host, alive).changed
+    apply(Plan("tsp", present=False), host, alive)
+    assert heard == [False, True, False], "and is not asked any more"
 
 
 def test_what_a_later_plan_lacks_is_taken_away() -> None:
