@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,6 +35,17 @@ def wait_for(what: str, condition: Callable[[], Any], patience: float = PATIENCE
             return value
         assert time.monotonic() < until, f"never happened: {what}"
         time.sleep(0.05)
+
+
+def freeze(folder: Path) -> None:
+    """Give an Ansible of this folder the collection as it is now: the agent is built out of it, and must not change between plays because
+    somebody edits it."""
+    name = folder / "collections/ansible_collections/tunnelbroker/tsp"
+    checkout = name.resolve()
+    name.unlink()
+    for part in ("plugins", "roles", "templates", "meta"):
+        shutil.copytree(checkout / part, name / part, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(checkout / "galaxy.yml", name)
 
 
 class Net:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.tunnelbroker.tsp.tests.integration._agent_net import PASSWORD, Net, wait_for
+from ansible_collections.tunnelbroker.tsp.tests.integration._agent_net import PASSWORD, Net, freeze, wait_for
 from ansible_collections.tunnelbroker.tsp.tests.lab import Lab
 from ansible_collections.tunnelbroker.tsp.tests.lab.ansible import Ansible, Run
 
@@ -39,23 +38,13 @@ class Playground:
         self.net = net
         other = os.environ.get("TSP_TEST_ANSIBLE")  # the bin folder of another ansible-core than this Python's
         self.ansible = Ansible(folder, **({"PATH": f"{other}:/usr/bin:/bin:/usr/sbin:/sbin"} if other else {}))
-        self._freeze(folder)
+        freeze(folder)
         self.inventory = self.ansible.write_inventory({"all": {"hosts": {"branch": {
             "ansible_connection": "lab_ns", "ansible_lab_ns_pid": net.host.pid, "ansible_python_interpreter": sys.executable}},
             "vars": {"tunnel_broker": ["192.0.2.1"], "tunnel_username": "alice", "tunnel_password": PASSWORD, "tunnel_state": "present",
                      "linux_python": sys.executable, "linux_lan_interfaces": ["eth1"], "tunnel_min_interval": 0}}})
         self.book = folder / "play.json"
         self.book.write_text(json.dumps(PLAY))
-
-    @staticmethod
-    def _freeze(folder: Path) -> None:
-        """The collection as it is now: the agent is built out of it, and must not change between plays because somebody edits it."""
-        name = folder / "collections/ansible_collections/tunnelbroker/tsp"
-        checkout = name.resolve()
-        name.unlink()
-        for part in ("plugins", "roles", "templates", "meta"):
-            shutil.copytree(checkout / part, name / part, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(checkout / "galaxy.yml", name)
 
     def play(self, *words: str, **variables: Any) -> Run:
         return self.ansible.playbook(str(self.book), "-e", json.dumps(variables), *words, inventory=self.inventory)

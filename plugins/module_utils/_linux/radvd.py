@@ -28,6 +28,8 @@ UNIT = "radvd.service"
 PID_FILE = "/run/radvd.pid"
 PROGRAM = "/usr/sbin/radvd"
 MTU_FLOOR = 1280
+NOTHING: dict[str, Any] = {"interfaces": [], "files": [], "services": [], "warnings": [], "state": "absent"}
+"""The setup that was refused."""
 
 
 def radvd_setup(lease: Lease | dict[str, Any] | None, host: Host, *, numbers: dict[str, Any] | None = None, lan_interfaces: Any = (),
@@ -79,9 +81,11 @@ def _wishes(lease: Lease | dict[str, Any] | None, host: Host, numbers: dict[str,
         lease = Lease.from_dict(lease or {})
     if numbers is None:
         numbers = tunnel_plan(lease, lan_interfaces=lan_interfaces, mtu=mtu, link_mtu=link_mtu)
+    if not numbers["lan"]:
+        warnings.append("There is no LAN interface to advertise anything on. Name them in tunnel_lan_interfaces.")
+    elif numbers["family"] != 6:
+        warnings.append("This tunnel brings IPv4: there is nothing for radvd to advertise.")
     if numbers["family"] != 6:
-        if numbers["lan"]:
-            warnings.append("This tunnel brings IPv4: there is nothing for radvd to advertise.")
         return []
     return [{"name": entry["interface"], "prefixes": [entry["network"]], "rdnss": _texts(rdnss, "rdnss"), "dnssl": _texts(dnssl, "dnssl"),
              "mtu": _mtu(numbers["ra_mtu"], host["links"].get(entry["interface"])), "default_lifetime": default_lifetime}
