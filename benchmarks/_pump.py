@@ -4,9 +4,9 @@
 
 """How fast the agent's data plane is, in two namespaces of this machine with a wire between them; socat on the same path to compare.
 
-`near` and `far` each have a TUN device and a UDP socket, and one carrier between the two: the agent's, or socat's. iperf3 sends through
-it: a TCP stream (Mbit/s), and UDP datagrams of 200 bytes as fast as they go (thousands received a second). Beside the rates,
-which depend on what else the machine does, the processor time that the two carriers took for them.
+`near` and `far` each have a TUN device and a UDP socket, and one carrier between the two: the agent's, or socat's; or nothing, and the
+wire itself is measured. iperf3 sends through it: a TCP stream (Mbit/s), and UDP datagrams of 200 bytes as fast as they go (thousands
+received a second). Beside the rates, which depend on what else the machine does, the processor time that the two carriers took for them.
 
 Usage, as root: python3 benchmarks/_pump.py [SECONDS [ROUNDS]]; python3 benchmarks/_pump.py profile [SECONDS]
 """
@@ -38,7 +38,7 @@ OUTER = {"near": "192.0.2.1", "far": "192.0.2.2"}
 INNER = {"near": "2001:db8:f::1", "far": "2001:db8:f::2"}
 PORT = 40000
 MTU = 1472
-CARRIERS = ("agent", "socat")
+CARRIERS = ("plain", "agent", "socat")
 
 
 def other(side: str) -> str:
@@ -79,6 +79,9 @@ def path(lab: Lab, carrier: str, profile: str | None = None) -> Iterator[tuple[A
     for side, space in sides.items():
         space.ip("link set lo up", f"addr add {OUTER[side]}/24 dev wire", "link set wire up")
     for side, space in sides.items():
+        if carrier == "plain":
+            space.ip(f"addr add {INNER[side]}/64 dev wire nodad")
+            continue
         if carrier == "agent":
             words = [sys.executable, __file__, "end", side] + ([profile] if profile and side == "near" else [])
         else:

@@ -24,18 +24,21 @@ class Report:
     log: str
 
 
-def boot(command: str, *, folder: Path, extra: Mapping[str, Path] | None = None, memory: int = 512, timeout: float = 600) -> Report:
+def boot(command: str, *, folder: Path, extra: Mapping[str, Path] | None = None, memory: int = 512, timeout: float = 600,
+         counted: bool = False) -> Report:
     """Run the shell `command` in /project of a fresh guest.
 
     folder: a scratch folder. extra: more files for the guest, path inside /project to path here (built programs, for example).
     memory in MiB, timeout in seconds: generous, since emulation on a busy machine takes its time; reaching it gives status None.
+    counted: see qemu.py.
     """
     made = image()
     disk = folder / "project.tar"
     members: dict[str, bytes | str | Path] = {f"project/{name}": path for name, path in checkout().items()}
     members.update({f"project/{name}": path for name, path in (extra or {}).items()})
     qemu.pack(disk, {**members, "project/.command": command + "\n"})
-    words = qemu.command_line(made, disk, memory=memory, append="panic=-1 lab.init=/lab/once.sh", once=True)
+    words = qemu.command_line(made, disk, memory=memory, append="panic=-1 lab.init=/lab/once.sh", once=True,
+                              counted=counted)
     try:
         done = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout,
                               check=False)

@@ -17,12 +17,13 @@ from .image import Image
 
 
 def command_line(image: Image, seed: Path, *, memory: int, append: str, nics: Sequence[tuple[str, int]] = (), control: Path | None = None,
-                 once: bool = False) -> list[str]:
+                 once: bool = False, counted: bool = False) -> list[str]:
     """QEMU with the console on its standard output.
 
     What the guest writes to its disk goes to a nameless file that lives as long as QEMU: it survives reboots and resets of the guest,
     and nothing else. (no_timer_check: on a busy machine the kernel may find no tick of its clock where it looks for one, and give up.)
-    nics: hardware addresses and open taps. memory in MiB. once: end instead of rebooting.
+    nics: hardware addresses and open taps. memory in MiB. once: end instead of rebooting. counted: the guest's clock is the number of
+    instructions that it has executed, 4 ns for each, so that what it measures does not depend on what else this machine does.
     """
     words = [
         "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio",
@@ -35,6 +36,8 @@ def command_line(image: Image, seed: Path, *, memory: int, append: str, nics: Se
         "-append", f"console=ttyS0 quiet mitigations=off nokaslr no_timer_check net.ifnames=0 tsc=unstable {append}"]
     if once:
         words += ["-no-reboot"]
+    if counted:
+        words += ["-icount", "shift=2,sleep=off"]
     if not nics:
         words += ["-nic", "none"]
     for number, (hardware, tap) in enumerate(nics):
