@@ -15,7 +15,7 @@ plan.Service, `was` of a service {active, enabled}, facts and items are those of
     {"kind": "service_was",   "service", "was", "verb", "enable"}       undoing: with the old files in place, it is as it was
     {"kind": "settle",        "commands": [{argv, timeout}], "back": bool}    back: when undoing, after the files are back. A command with
                                                                               "left" is one of an earlier plan, and may fail
-    {"kind": "units",         "back": bool}                             systemd reads its units again
+    {"kind": "units",         "back": bool, "timers": [name]}           systemd reads its units again, and stops timers that have gone
     {"kind": "directory",     "path", "mode", "was": mode | null}       made, or given another mode
     {"kind": "file",          "path", "was": {saved, mode, uid, gid} | null}    `saved` names the copy in the checkpoint
     {"kind": "directory_gone","path", "was": mode | null}
@@ -307,7 +307,9 @@ class Journal:
 
     def _settle(self, entry: Entry) -> None:
         if entry["kind"] == "units":
-            entry = {"commands": [{"argv": ["systemctl", "daemon-reload"], "timeout": 60.0}]}
+            # A timer that runs while its file is gone has failed in the eyes of systemd, and the whole host is degraded.
+            stops = [{"argv": ["systemctl", "stop", name], "timeout": 60.0, "left": True} for name in entry.get("timers", ())]
+            entry = {"commands": [*stops, {"argv": ["systemctl", "daemon-reload"], "timeout": 60.0}]}
         for command in entry["commands"]:
             done = self.runner.run(command["argv"], command["timeout"])
             if done.rc and not command.get("left"):

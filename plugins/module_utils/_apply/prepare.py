@@ -97,7 +97,7 @@ def _in_order(plan: Plan, before: Before, old: Memory, parts: _Parts, single: An
     kernel, services = parts.kernel, parts.services
     name = {} if plan.service is None else {"service": plan.service.to_dict()}
     forward, back = _settle(plan, old)
-    units = [{"kind": "units"}] if _units_change(plan, before, parts.files) else []
+    units = _units_change(plan, before, parts.files)
     late = any("goals" in entry for entry in kernel.undo)
     entries: list[Entry] = [] if late else list(kernel.undo)
     if single is not None:
@@ -109,9 +109,9 @@ def _in_order(plan: Plan, before: Before, old: Memory, parts: _Parts, single: An
     entries += kernel.undo if late else []
     entries += services.was
     entries += [{"kind": "settle", "commands": back, "back": True}] if back else []
-    entries += [{**entry, "back": True} for entry in units]
+    entries += [{**entry, "back": True, "timers": _timers(parts.files, "create")} for entry in units]
     entries += parts.places + parts.files
-    entries += [{**entry, "back": False} for entry in units]
+    entries += [{**entry, "back": False, "timers": _timers(parts.files, "remove")} for entry in units]
     if plan.present:
         entries += kernel.clear + kernel.set
     entries += services.tests
@@ -145,11 +145,18 @@ def _settle(plan: Plan, old: Memory) -> tuple[list[dict[str, Any]], list[dict[st
             commands(given, ways[1]) + commands(left, "present", left=True))
 
 
-def _units_change(plan: Plan, before: Before, files: list[Entry]) -> bool:
-    """Whether systemd must read its units again. The service of the plan does that by itself."""
+def _units_change(plan: Plan, before: Before, files: list[Entry]) -> list[Entry]:
+    """One entry where systemd must read its units again. The service of the plan does that by itself."""
     single = plan.service.name if plan.service else ""
     names = {os.path.basename(entry["path"]) for entry in files if entry["path"].startswith(UNIT_FOLDERS)}
-    return bool(names - {single, f"{single}.service"}) and before.runner.directory_mode(SYSTEMD_RUNS) is not None
+    needed = names - {single, f"{single}.service"} and before.runner.directory_mode(SYSTEMD_RUNS) is not None
+    return [{"kind": "units"}] if needed else []
+
+
+def _timers(files: list[Entry], verb: str) -> list[str]:
+    """Timers whose files this creates or removes."""
+    return [os.path.basename(entry["path"]) for entry in files
+            if entry["path"].startswith(UNIT_FOLDERS) and entry["path"].endswith(".timer") and entry["verb"] == verb]
 
 
 def _command(command: Command) -> Entry:

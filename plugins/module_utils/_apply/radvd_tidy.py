@@ -165,6 +165,8 @@ def _end(job: dict[str, Any], text: str) -> None:
             _remove_empty(job["state_dir"])
         else:
             _replace(memory, json.dumps(before, indent=1, sort_keys=True) + "\n")
+    # First of all: to systemd, a timer that runs without its file has failed.
+    _systemctl("stop", job["timer"])
     for path in job["files"]:
         _remove(path)
         _remove_empty(os.path.dirname(path))
@@ -172,7 +174,6 @@ def _end(job: dict[str, Any], text: str) -> None:
         if before["directories"][path] is None:
             _remove_empty(path)
     _systemctl("daemon-reload")
-    _systemctl("stop", job["timer"])
 
 
 def _systemctl(*words: str) -> None:

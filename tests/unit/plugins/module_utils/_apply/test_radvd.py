@@ -214,7 +214,7 @@ def test_whoever_ends_it_is_there_as_long_as_something_goes():
     first = run(SITE, wish(OLD), tidy=TIDY)
     assert set(first.others.values()) == {None}
     second = run(first.text, wish(NEW), state=first.state, tidy=TIDY)
-    program, service, timer, drop_in = second.others.values()
+    program, service, timer, drop_in = (second.others[path] for path in second.others)
     assert list(first.others) == list(second.others)
     compile(program, "program", "exec")
     assert "OnUnitActiveSec=270\n" in timer
@@ -273,7 +273,7 @@ def test_the_program_ends_what_is_over_and_itself(host):
     assert rc == 0
     assert advertised((folder / "radvd.conf").read_text()) == {NEW: (7200, 2700)}
     assert not (folder / "library").exists()
-    assert told[-2:] == ["systemctl --no-ask-password daemon-reload", "systemctl --no-ask-password stop t.timer"]
+    assert told[-2:] == ["systemctl --no-ask-password stop t.timer", "systemctl --no-ask-password daemon-reload"]
 
 
 @pytest.mark.parametrize("was", [{"active": False, "enabled": False}, {"active": True, "enabled": True}])

@@ -19,6 +19,7 @@ from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.errors impor
 from ansible_collections.tunnelbroker.tsp.tests.unit.plugins.module_utils._apply._hosts import FakeRunner, Killed, MortalRunner
 
 CONFIG, UNIT, MEMORY = "/etc/radvd.conf", "radvd.service", "/var/lib/tsp-apply/tsp.before.json"
+TIMER = "tsp-deprecate-tsp.timer"
 SITE = "interface eth1 {\n    AdvSendAdvert on;\n};\n"
 OLD, NEW = "2001:db8:a::/64", "2001:db8:b::/64"
 NOW = 1_790_000_000
@@ -45,6 +46,8 @@ class Host(FakeRunner):
         self.unit_files.setdefault(UNIT, "[Service]\n")
         if words[-1] == UNIT and words[0] in ("reload-or-restart", "start"):
             self.heard.append(self.text)
+            if TIMER in self.unit_files:  # by the drop-in of radvd's unit
+                self.units[TIMER] = {"active": True, "enabled": False}
         return done
 
     @property
