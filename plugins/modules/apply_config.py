@@ -163,6 +163,8 @@ options:
     description:
       - Commands that make the host be as its files say, without a shell. They run after files changed and also, by themselves, after
         files were put back. On the way back a command that fails is no failure as long as the kernel is as it was.
+      - Commands of the run before that are missing now run once more, before these, so that a configuration system that is left
+        learns of it. One that fails is no failure.
     type: list
     elements: dict
     default: []
