@@ -42,8 +42,9 @@ same-tests: $(TEST)/.stamp ## are the tests that ansible-test would run the ones
 integration: $(TEST)/.stamp | packages ## the integration targets by ansible-test
 	sh tests/tools/ansible_test.sh test integration
 
-lab: build/venv-molecule/.stamp | packages-vm ## the molecule scenarios on virtual machines (SCENARIOS="nat_host …": some; short: what CI runs)
+lab: build/venv-molecule/.stamp $(TEST)/.stamp | packages-vm ## the molecule scenarios on virtual machines (SCENARIOS="nat_host …": some; short: what CI runs), and all tunnels of all backends
 	build/venv-molecule/bin/python -m tests.lab molecule $(SCENARIOS)
+	$(if $(SCENARIOS),,TSP_MACHINES=whole $(TEST)/bin/python -m pytest -q -n 0 tests/machines/test_backends.py)
 
 bench: $(TEST)/.stamp ## measure; writes build/bench.json
 	$(TEST)/bin/python benchmarks/run.py
