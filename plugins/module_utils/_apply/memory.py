@@ -107,6 +107,21 @@ def ours(runner: Runner, state_dir: str) -> dict[str, dict[str, list[str]]]:
     return out
 
 
+def of_others(runner: Runner, state_dir: str, name: str) -> Memory:
+    """What can be shared with other transactions, their `services` and `edits`, in one. What cannot be read is left out."""
+    out = Memory()
+    for entry in runner.names(state_dir):
+        if entry.endswith(SUFFIX) and entry != f"{name}{SUFFIX}":
+            try:
+                other = load(runner, state_dir, entry[:-len(SUFFIX)])
+            except ApplyError:
+                continue
+            if other is not None:
+                out.services = {**other.services, **out.services}
+                out.edits = {**other.edits, **out.edits}
+    return out
+
+
 def keep(state: FileState | None) -> dict[str, Any]:
     """A file as it was, for `files`."""
     return {"was": None if state is None else {"content": base64.b64encode(state.content).decode("ascii"), "mode": state.mode,

@@ -45,11 +45,14 @@ class Prepared:
     warnings: list[str] = field(default_factory=list)
 
 
-def prepare(plan: Plan, before: Before, remembered: Memory | None, now: float) -> Prepared:
-    """The steps. now: seconds since 1970. Raises LocalError or ApplyError for what cannot be done; nothing was touched by then."""
+def prepare(plan: Plan, before: Before, remembered: Memory | None, now: float, shared: Memory) -> Prepared:
+    """The steps. now: seconds since 1970. shared: the services that other transactions have in use, and the files that they extend.
+
+    Raises LocalError or ApplyError for what cannot be done; nothing was touched by then.
+    """
     out, new = Prepared(), Memory()
     old = remembered or Memory()
-    changes, out.warnings = wanted_files(plan, before, remembered, new, now)
+    changes, out.warnings = wanted_files(plan, before, remembered, new, now, shared)
     places = directories(plan, changes, before, old, new)
     files: list[Entry] = []
     for change in changes:
@@ -62,7 +65,7 @@ def prepare(plan: Plan, before: Before, remembered: Memory | None, now: float) -
     changed = [entry["path"] for entry in files]
     going = sorted(set(old.services) - {wish.service.name for wish in plan.services} - ({plan.service.name} if plan.service else set()))
     kernel = kernel_work(plan, before, old, new, bool(going) and plan.present)
-    services = service_work(plan, before, remembered, new, changed, kernel.waits)
+    services = service_work(plan, before, remembered, new, changed, kernel.waits, shared)
     wanted = [[command for command in commands if not before.holds(command)] for commands in (plan.stop, plan.start)]
     stop, start = ([_command(command) for command in commands] for commands in wanted)
     looked_at = any(command.unless for commands in wanted for command in commands)

@@ -21,8 +21,10 @@ from .memory import Memory, keep, kept
 from .plan import FileChange, FileEdit, Plan
 
 
-def wanted_files(plan: Plan, before: Before, remembered: Memory | None, new: Memory, now: float) -> tuple[list[FileChange], list[str]]:
-    """Files as they shall be (those that are so already among them), and warnings. What is to be remembered of them goes to `new`."""
+def wanted_files(plan: Plan, before: Before, remembered: Memory | None, new: Memory, now: float,
+                 shared: Memory) -> tuple[list[FileChange], list[str]]:
+    """Files as they shall be (those that are so already among them), and warnings. What is to be remembered of them goes to `new`.
+    shared: what other transactions have in these files too. One that the first of them made goes with the last."""
     old = remembered or Memory()
     out: list[FileChange] = []
     for change in plan.files:
@@ -45,7 +47,8 @@ def wanted_files(plan: Plan, before: Before, remembered: Memory | None, new: Mem
         out += [change for change in changes if change.path not in named]
         warnings += edited.warnings
         if present or edited.state:
-            made = old.edits[item.path]["made"] if item.path in old.edits else before.file(item.path) is None
+            known = old.edits.get(item.path) or shared.edits.get(item.path)
+            made = known["made"] if known else before.file(item.path) is None
             new.edits[item.path] = {"editor": item.editor, "options": item.options, "made": made, "mode": item.mode, "state": edited.state}
     return out, warnings
 

@@ -33,8 +33,10 @@ class ServiceWork:
         return bool(self.off or self.on)
 
 
-def service_work(plan: Plan, before: Before, remembered: Memory | None, new: Memory, changed: Sequence[str], waits: bool) -> ServiceWork:
-    """changed: the files that change. waits: the kernel lacks what one of the services may have to make."""
+def service_work(plan: Plan, before: Before, remembered: Memory | None, new: Memory, changed: Sequence[str], waits: bool,
+                 shared: Memory) -> ServiceWork:
+    """changed: the files that change. waits: the kernel lacks what one of the services may have to make. shared: the services that other
+    transactions have in use: the last one to go makes them what they were before the first."""
     work, old = ServiceWork(), remembered or Memory()
     own_files = {os.path.basename(item.path) for item in plan.files if item.content is not None}
     wanted = {item.path for item in plan.edits} if plan.present else set()
@@ -42,17 +44,19 @@ def service_work(plan: Plan, before: Before, remembered: Memory | None, new: Mem
     lingering = set(new.edits) - wanted
     for wish in plan.services:
         entry = old.services.get(wish.service.name)
+        first = entry or shared.services.get(wish.service.name)
         state = before.service(wish.service)
         if plan.present or lingering & set(wish.files):
-            new.services[wish.service.name] = {"spec": wish.service.to_dict(), "state": wish.state, "files": list(wish.files),
-                                               "was": entry["was"] if entry else _first(wish.service, state, own_files)}
+            was = first["was"] if first else _first(wish.service, state, own_files)
+            new.services[wish.service.name] = {"spec": wish.service.to_dict(), "state": wish.state, "files": list(wish.files), "was": was}
             if plan.present:
                 _wanted(work, wish, state, changed, waits)
             elif state.active:
                 _wanted(work, replace(wish, enabled=None), state, changed, False)
         else:
             was = entry["was"] if entry else _first(wish.service, state, own_files)
-            _back(work, wish.service, wish.state, state, ServiceState(**was), wish.files, changed)
+            back = state if wish.service.name in shared.services else ServiceState(**was)
+            _back(work, wish.service, wish.state, state, back, wish.files, changed)
     named = {wish.service.name for wish in plan.services} | ({plan.service.name} if plan.service else set())
     for name, entry in sorted(old.services.items()):
         if name not in named:
@@ -63,7 +67,8 @@ def service_work(plan: Plan, before: Before, remembered: Memory | None, new: Mem
                 if state.active:
                     _wanted(work, ServiceWish(service, entry["state"], files=tuple(entry["files"])), state, changed, False)
             else:
-                _back(work, service, entry["state"], state, ServiceState(**entry["was"]), entry["files"], changed)
+                back = state if name in shared.services else ServiceState(**entry["was"])
+                _back(work, service, entry["state"], state, back, entry["files"], changed)
     return work
 
 

@@ -152,6 +152,8 @@ def _end(job: dict[str, Any], text: str) -> None:
     gone = False
     if edited.get("state", {}).get("taken_out") and not own(text, job["name"]):
         was = before.get("services", {}).pop(job["unit"], {}).get("was", {})
+        if _others_use(job):
+            was = {}
         if was.get("enabled") is False:
             _systemctl("disable", job["unit"])
         if was.get("active") is False:
@@ -174,6 +176,19 @@ def _end(job: dict[str, Any], text: str) -> None:
         if before["directories"][path] is None:
             _remove_empty(path)
     _systemctl("daemon-reload")
+
+
+def _others_use(job: dict[str, Any]) -> bool:
+    """Whether another transaction has radvd in use: what it was before is remembered there as well."""
+    for name in os.listdir(job["state_dir"]):
+        if name.endswith(".before.json") and name != job["name"] + ".before.json":
+            try:
+                with open(os.path.join(job["state_dir"], name), encoding="utf-8") as file:
+                    if job["unit"] in json.load(file)["services"]:
+                        return True
+            except (OSError, ValueError, KeyError, TypeError):
+                continue
+    return False
 
 
 def _systemctl(*words: str) -> None:

@@ -96,7 +96,8 @@ def _prepare(plan: Plan, runner: Runner, state_dir: str, journal: Journal | None
     remembered = memory.load(runner, state_dir, plan.name)
     if journal is not None and journal.phase == CONFIRMED:  # it was killed before it could write this down
         remembered = None if journal.memory is None else memory.Memory(**journal.memory)
-    return prepare(plan, Before(runner, journal), remembered, time.time())
+    shared = memory.of_others(runner, state_dir, plan.name)
+    return prepare(plan, Before(runner, journal), remembered, time.time(), shared)
 
 
 def _outcome(prepared: Prepared) -> Outcome:

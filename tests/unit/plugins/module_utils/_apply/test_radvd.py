@@ -300,6 +300,21 @@ def test_what_is_left_when_the_program_has_ended(host, was, tunnel):
     assert ended & set(told) == (set() if was["active"] else ended)
 
 
+def test_the_program_leaves_radvd_to_another_tunnel(host):
+    folder, look = host
+    over = int(radvd_tidy.time.time()) - 7200
+    first = run(SITE, wish(OLD), now=over)
+    gone = run(first.text, state=first.state, present=False, now=over)
+    (folder / "radvd.conf").write_text(gone.text)
+    used = {"services": {"radvd.service": {"was": {"active": False, "enabled": False}}}}
+    (folder / "state" / "tsp.before.json").write_text(
+        json.dumps({**used, "edits": {str(folder / "radvd.conf"): {"made": False, "state": gone.state}}}))
+    (folder / "state" / "other.before.json").write_text(json.dumps(used))
+    (folder / "state" / "broken.before.json").write_text("[")
+    assert not {"systemctl --no-ask-password stop radvd.service", "systemctl --no-ask-password disable radvd.service"} & set(look()[1])
+    assert sorted(path.name for path in (folder / "state").iterdir()) == ["broken.before.json", "other.before.json"]
+
+
 def test_the_program_leaves_radvd_to_a_transaction_that_wants_it(host):
     """Even where it has nothing of its own in the file, since the site advertises the same."""
     folder, look = host

@@ -60,12 +60,12 @@ class Host(FakeRunner):
         return out
 
 
-def plan(prefix: str | None, *, present: bool = True, other: bool = False, mention: bool = True) -> Plan:
+def plan(prefix: str | None, *, present: bool = True, other: bool = False, mention: bool = True, name: str = "tsp") -> Plan:
     wishes = [] if prefix is None else [{"name": "eth1", "prefixes": [prefix], "mtu": 1480}]
     edits = (FileEdit(CONFIG, "radvd", {"interfaces": wishes, "tidy": TIDY}),) if mention else ()
     services = (ServiceWish(Service(UNIT, "systemd"), "reloaded", True, (CONFIG,), ("/usr/sbin/radvd", "--configtest")),) if mention else ()
     files = (FileChange("/etc/other", b"ours"),) if other else ()
-    return Plan(name="tsp", present=present, files=files, edits=edits, services=services)
+    return Plan(name=name, present=present, files=files, edits=edits, services=services)
 
 
 def go(host: Any, wanted: Plan, monkeypatch: pytest.MonkeyPatch, now: float = NOW, check: bool = False) -> Outcome:
@@ -124,6 +124,22 @@ def test_the_tunnel_goes_at_once_and_its_prefix_later(monkeypatch, mention):
     assert left["edits"][CONFIG]["state"]["taken_out"]
     assert not go(host, plan(None, present=False, mention=mention), monkeypatch, NOW + 200).changed
     go(host, plan(None, present=False, mention=mention), monkeypatch, NOW + 5500)
+    assert host.snapshot() == before
+
+
+@pytest.mark.parametrize("last", ["one", "two"])
+def test_two_tunnels_share_radvd_until_the_last_of_them_has_gone(monkeypatch, last):
+    host = Host(None, active=False)
+    before = host.snapshot()
+    go(host, plan(OLD, name="one"), monkeypatch)
+    go(host, plan(NEW, name="two"), monkeypatch)
+    first, second = ("two", "one") if last == "one" else ("one", "two")
+    for now in (NOW, NOW + 5500):
+        go(host, plan(None, name=first, present=False), monkeypatch, now)
+        assert host.units[UNIT] == {"active": True, "enabled": True}, "the other one's prefix is still advertised"
+    assert (NEW if last == "two" else OLD) in host.text and "AdvPreferredLifetime 0" not in host.text
+    for now in (NOW + 5500, NOW + 11000):
+        go(host, plan(None, name=second, present=False), monkeypatch, now)
     assert host.snapshot() == before
 
 
