@@ -4,8 +4,8 @@
 
 """The half of dataplane.py that runs in the virtual machine: every data plane between two namespaces of one kernel.
 
-`near` and `far` are joined by one wire that offloads nothing: each packet crosses it by itself, as it would leave by a network card that
-knows nothing of tunnels. The far end is the kernel's in every case, so that what differs is the near end alone.
+`near` and `far` are joined by one wire that offloads nothing: each packet crosses it by itself and with its checksums, as it would
+leave by a simple network card. The far end is the kernel's in every case, so that what differs is the near end alone.
 
 Usage: _dataplane_guest.py SECONDS prints a line `@@case NAME {mbit, in_mbit, kpps, cpu}` for each; _dataplane_guest.py pump is the near
 end's program, run by the other use.
@@ -76,7 +76,7 @@ def wire() -> None:
         run(f"ip netns add {side}")
     run("ip link add wire netns near type veth peer name wire netns far")
     for side in OUTER:
-        for words in ("ip link set lo up", "ethtool -K wire tso off gso off gro off", f"ip addr add {OUTER[side]}/24 dev wire",
+        for words in ("ip link set lo up", "ethtool -K wire tx off tso off gso off gro off", f"ip addr add {OUTER[side]}/24 dev wire",
                       f"ip addr add {NATIVE[side]}/64 dev wire nodad", "ip link set wire up"):
             run(words, side)
 

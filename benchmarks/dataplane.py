@@ -6,7 +6,8 @@
 
 The first table of figures is one run on one kernel (Debian's, in a virtual machine), between two namespaces, with the kernel at the far
 end of each tunnel. The machine's clock counts instructions, 250 million a second, about what a small router executes; so the figures are
-the same however busy the computer is. Sender, receiver and both ends of the tunnel share that one processor. The wire offloads nothing.
+the same however busy the computer is. Sender, receiver and both ends of the tunnel share that one processor. The wire offloads
+nothing, as a simple network card.
 
 - `*_mbit`, `*_in_mbit`: a TCP stream from the near end to the far one, and back. `*_kpps`: UDP datagrams of 200 bytes that arrived,
   thousands a second. `*_cpu`: percent of the processor while TCP carries 20 Mbit/s.
