@@ -53,6 +53,7 @@ def check_host(host: Host) -> None:
 def check_writable(backend: str, host: Host) -> None:
     """Raises LocalError `read_only`, `not_root`. backend: auto, too, for what all of them need."""
     shut = [folder for folder in dict.fromkeys(("/etc", "/var/lib", *WRITTEN.get(backend, ()))) if folder in host["read_only"]]
+    shut = [folder for folder in shut if not any(folder.startswith(f"{above}/") for above in shut)]
     if shut:
         raise LocalError("read_only", f"{' and '.join(shut)} of this host cannot be written.",
                          "Mount it read-write, or configure the image that the host boots from.")

@@ -48,8 +48,8 @@ def mode_of(wanted: str, host: Host, data_plane: str = "auto") -> tuple[str, str
         return "v6udpv4", f"v6udpv4: {_no_module(host, 'sit')} for IPv6 in IPv4, so that only IPv6 in UDP is left."
     if sit and data_plane == "auto":
         return "v6v4", "v6v4: the kernel has neither fou nor a TUN device for IPv6 in UDP, so that only IPv6 in IPv4 is left."
-    if sit:
-        data_plane_of("v6udpv4", host, data_plane)
+    if data_plane != "auto":
+        data_plane_of("v6udpv4", host, data_plane)  # says what is missing for that
     raise LocalError("no_tunnel_module", "The kernel of this host cannot carry IPv6 over IPv4: it has neither sit nor a TUN device.",
                      "Install the kernel's modules (sit, fou, tun), or give the container /dev/net/tun.")
 

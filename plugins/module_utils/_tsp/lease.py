@@ -272,7 +272,11 @@ class Lease:
             lease.to_dict()  # the end of its life must be a date, too
             return lease
         except (KeyError, ValueError, TypeError, AttributeError, OverflowError, LocalError, RemoteError) as exc:
-            detail = exc.message if isinstance(exc, (LocalError, RemoteError)) else f"{type(exc).__name__}: {exc}"
+            detail = f"{type(exc).__name__}: {exc}"
+            if isinstance(exc, KeyError):
+                detail = f"it has no {exc}."
+            elif isinstance(exc, (LocalError, RemoteError)):
+                detail = exc.message
             raise LocalError("lease_invalid", f"The stored lease cannot be used: {detail}",
                              "Delete the lease file, or set renew: true, to ask the broker again.") from None
 

@@ -92,6 +92,12 @@ def test_what_cannot_be_is_refused(change, options, code, said):
     assert said in f"{error.message} {error.hint}"
 
 
+def test_a_folder_below_a_read_only_one_is_not_told_twice():
+    made = host()
+    made["read_only"] = ["/etc", "/etc/systemd", "/var/lib"]
+    assert refused(made, lease()).message == "/etc and /var/lib of this host cannot be written."
+
+
 @pytest.mark.parametrize(("prefix", "lans", "code"), [
     (A64, ["eth2", "up0"], "prefix_too_small"), (A64, [{"name": "eth2", "subnet": 1}], "prefix_too_small"),
     (A60, [{"name": "eth2", "subnet": 16}], "prefix_too_small"), ("2001:db8:a::/72", ["eth2"], "prefix_too_small"),

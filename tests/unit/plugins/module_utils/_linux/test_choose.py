@@ -43,6 +43,8 @@ def test_the_mode_to_ask_for(missing, wanted, data_plane, mode):
     (("sit",), "v6udpv4", "fou", "no_sit"),
     (("tun",), "v6udpv4", "tun", "no_tun"),
     (("tun",), "v6anyv4", "tun", "no_tun"),
+    (("sit", "fou"), "v6anyv4", "fou", "no_fou"),
+    (("sit",), "v6anyv4", "fou", "no_sit"),
     (("fou", "tun"), "v6udpv4", "auto", "no_tun"),
     (("sit", "fou", "tun"), "v6anyv4", "auto", "no_tunnel_module"),
     ((), "v6", "auto", "invalid_option"),
