@@ -24,6 +24,8 @@ class Before:
         self.runner = runner
         self._journal = journal
         undone = [] if journal is None or journal.phase == CONFIRMED else journal.entries[:journal.begun]
+        self.undoes = bool(undone)
+        """Whether there is something to be undone first, so that files are not what they will be."""
         self._paths: dict[str, Entry] = {}
         self._services: dict[str, ServiceState] = {}
         self._commands = [entry["argv"] for entry in undone if entry["kind"] == "command" and entry["undo"]]

@@ -201,7 +201,7 @@ class Journal:
             done = runner.run(entry["argv"], entry["timeout"])
             if done.rc:
                 raise ApplyError("test_failed", f"{entry['name']} would not take its new files: {' '.join(entry['argv'])} failed: "
-                                 f"{done.words}.", "")
+                                 f"{done.words}.", "Correct what it names, in these files or in the options of this task.")
         elif kind.startswith("kernel"):
             self._do_kernel(entry)
         elif kind.startswith("service"):

@@ -16,6 +16,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
+from .._tsp.errors import LocalError
 from .before import Before
 from .diff import file_diff
 from .journal import Entry, describe
@@ -79,10 +80,26 @@ def prepare(plan: Plan, before: Before, remembered: Memory | None, now: float, s
         new.settle = [] if new.empty or not any((new.files, new.edits, new.facts)) else old.settle
     out.memory = None if new.empty else new.to_dict()
     if touched:
+        _test_what_is_there(plan, before, set(changed), services)
         out.entries = _in_order(plan, before, old, _Parts(places, files, gone, stop, start, kernel, services), single)
         out.diff += kernel.diff
         out.steps = [step for entry in out.entries for step in describe(entry)]
     return out
+
+
+def _test_what_is_there(plan: Plan, before: Before, changed: set[str], services: ServiceWork) -> None:
+    """A file of the site's that is broken already would fail its test with our part in it as well: that can be known beforehand.
+
+    Raises LocalError `test_failed`.
+    """
+    extended = {edit.path for edit in plan.edits if edit.path in changed and before.file(edit.path) is not None}
+    for wish in plan.services:
+        if before.undoes or not extended & set(wish.files) or not any(test["name"] == wish.service.name for test in services.tests):
+            continue
+        done = before.runner.run(wish.test_argv, wish.service.timeout)
+        if done.rc:
+            raise LocalError("test_failed", f"{wish.service.name} would not take its files as they are: {' '.join(wish.test_argv)} failed: "
+                             f"{done.words}.", "Repair them by hand; nothing was changed.")
 
 
 @dataclass

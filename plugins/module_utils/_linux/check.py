@@ -105,8 +105,7 @@ def check_tunnel(numbers: dict[str, Any], device: str, kind: str | None, name: s
     ends = [numbers["tunnel"]["local"], numbers["tunnel"]["remote"]]
     for other, link in host["links"].items():
         alias, _colon, owner = link["alias"].partition(":")
-        ours = alias == ALIAS
-        if other == device or other in devices or ours and _is_of(name, owner) or _unfinished(host):
+        if other == device or other in devices or alias == ALIAS and _is_of(name, owner) or _unfinished(host):
             continue  # an earlier run's device of another name goes with the transaction
         for cidr in link["addresses"]:
             if str(ip_interface(cidr).ip) == numbers["address"] and f"{other} {ip_interface(cidr)}" not in made:
@@ -114,8 +113,7 @@ def check_tunnel(numbers: dict[str, Any], device: str, kind: str | None, name: s
                                  "Remove the tunnel or the address that is there.")
         if link["kind"] == kind and link["ends"] == ends:
             raise LocalError("endpoints_taken", f"There is a tunnel {other} from {ends[0]} to {ends[1]} already, and no room for two.",
-                             "Use the tunnel that is there, or ask another broker." if ours else
-                             "Remove that one; it is not of this collection.")
+                             "Remove that one, or use it: the kernel cannot tell apart two of a kind between the same ends.")
 
 
 def check_lan(numbers: dict[str, Any], device: str, uplink: str | None, name: str, host: Host) -> None:

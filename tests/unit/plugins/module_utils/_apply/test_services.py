@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.tunnelbroker.tsp.plugins.module_utils._apply.plan import FileChange, Plan, Service, ServiceWish
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._apply.plan import FileChange, FileEdit, Plan, Service, ServiceWish
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._apply.probe import ping
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._apply.transaction import apply
-from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.errors import ApplyError
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.errors import ApplyError, LocalError
 from ansible_collections.tunnelbroker.tsp.tests.unit.plugins.module_utils._apply._hosts import FakeRunner
 
 PROGRAM, PID_FILE = "/usr/sbin/prog", "/run/prog.pid"
@@ -101,6 +101,23 @@ def test_a_configuration_that_fails_its_test_never_reaches_the_service(manager: 
     with pytest.raises(ApplyError) as caught:
         apply(plan(manager, "reloaded", "bad", test=("test-it",)), host, ping)
     assert caught.value.code == "test_failed" and "syntax error" in caught.value.message and host.snapshot() == before
+
+
+@pytest.mark.parametrize("check", [True, False], ids=["check", "run"])
+def test_a_file_of_the_site_s_that_is_broken_already_is_said_before_anything_is_touched(check: bool) -> None:
+    host = make_host("systemd", True)
+    host.handlers["test-it"] = lambda argv: (1, "", "line 1: syntax error") if b"bad" in host.files["/etc/conf"].content else (0, "", "")
+    service = Service("prog.service", "systemd", (PROGRAM,), PID_FILE)
+    wanted = Plan("t", edits=(FileEdit("/etc/conf", "block", {"content": "ours"}, 0o644),),
+                  services=(ServiceWish(service, "reloaded", True, ("/etc/conf",), ("test-it",)),))
+    host.write("/etc/conf", b"bad\n", 0o644)
+    before, writes = host.snapshot(), host.writes
+    with pytest.raises(LocalError) as caught:
+        apply(wanted, host, ping, check=check)
+    assert caught.value.code == "test_failed" and "as they are: test-it failed: line 1" in caught.value.message
+    assert (host.snapshot(), host.writes) == (before, writes)
+    host.write("/etc/conf", b"good\n", 0o644)
+    assert apply(wanted, host, ping, check=check).changed
 
 
 def test_a_unit_that_systemd_enables_by_itself_is_no_change_for_ever() -> None:

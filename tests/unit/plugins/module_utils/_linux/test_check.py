@@ -172,8 +172,7 @@ def test_another_tunnel_of_ours_keeps_what_it_has():
     link(made, "tsp9", kind="sit", alias="tunnelbroker.tsp:tsp-second", ends=["198.51.100.31", "203.0.113.1"])
     address("up0", "2001:db8:a::1/64")(made)
     made["ours"] = {"tsp-second": {**OURS, "devices": ["tsp9"], "addresses": ["up0 2001:db8:a::1/64"]}}
-    error = refused(made, lease(prefix=A48))
-    assert error.code == "endpoints_taken" and "not of this collection" not in error.hint
+    assert refused(made, lease(prefix=A48)).code == "endpoints_taken"
     assert refused(made, lease(prefix=A48), lan_interfaces=["eth2"]).code == "lan_conflict"
     assert linux_setup(lease(prefix=A48), made, name="second", lan_interfaces=["eth2"], known=known())["lan"][0]["interface"] == "eth2"
 
