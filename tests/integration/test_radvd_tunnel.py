@@ -134,7 +134,7 @@ def test_the_example_in_the_other_direction(router: Router) -> None:
     assert router.config().count(DEPRECATED) == 2
     router.listener.hear(lambda said: said.prefixes.get(router.network(1), (1, 1))[1] == 0)
     assert not router.agents()
-    ok(router.play(router.beside, tunnel_state="absent"), 0)
+
     # A teardown of a tunnel that has its advertisements in its own transaction.
     wanted: dict[str, Any] = {"linux_radvd": True, "linux_lan_interfaces": ["eth1", "eth2"]}
     ok(router.play(router.together, **wanted))
