@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 
 import pytest
+from ansible_collections.tunnelbroker.tsp.plugins.filter.radvd import radvd_setup_or_refusal as radvd_filter
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._apply import radvd
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._apply.edits import EditContext
-from ansible_collections.tunnelbroker.tsp.plugins.module_utils._linux.radvd import radvd_setup
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._linux.radvd import NOTHING, radvd_setup
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.plan import tunnel_plan
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.errors import LocalError
 from ansible_collections.tunnelbroker.tsp.tests.unit.plugins.module_utils._linux._hosts import host, lease
@@ -68,16 +69,23 @@ def test_no_default_router_without_a_default_route():
     assert setup_of(default_route="none", default_lifetime=1800, made=made)["interfaces"][0]["default_lifetime"] == 1800
 
 
-@pytest.mark.parametrize("setup", [
-    {"lease": {}},
-    {"lease": lease("v6v4", A48), "lan_interfaces": []},
-    {"lease": lease("v4v6", "203.0.113.64/26"), "lan_interfaces": ["eth2"]},
+@pytest.mark.parametrize(("given", "lans", "said"), [
+    ({}, ["eth2"], ""), (lease("v6v4", A48), [], "no LAN interface"), (lease("v4v6", "203.0.113.64/26"), ["eth2"], "brings IPv4"),
 ], ids=["no-lease", "no-lan", "ipv4"])
-def test_nothing_to_advertise(setup):
+def test_nothing_to_advertise(given, lans, said):
     made = host()
     made["radvd"]["installed"] = False
-    made = radvd_setup(setup.pop("lease"), made, **setup)
+    made = radvd_setup(given, made, lan_interfaces=lans)
     assert (made["state"], made["interfaces"], made["files"][0]["edit"]["interfaces"]) == ("absent", [], [])
+    assert said in " ".join(made["warnings"]) and bool(said) == bool(made["warnings"])
+
+
+def test_a_refusal_as_a_value():
+    """For roles, where a filter cannot fail with words of its own."""
+    refused = radvd_filter(lease("v6v4", A48).to_dict(), host(), tell=True, lan_interfaces=LANS, valid_lifetime="soon")
+    assert refused.pop("refused")["code"] == "radvd_invalid"
+    assert refused == NOTHING and set(refused) == set(setup_of())
+    assert radvd_filter(lease("v6v4", A48).to_dict(), host(), tell=True, lan_interfaces=LANS) == {**setup_of(), "refused": None}
 
 
 def test_refused_before_anything_is_touched():
