@@ -4,6 +4,9 @@
 
 """Tunnels on hosts of each configuration system, from their making to their end: predicted, made, carried across reboots, changed to
 another kind, and gone as if they had never been.
+
+Each run has two tunnels and a reboot for each host. TSP_MACHINES=whole, which `make lab` sets, has every mode, more reboots, and looks
+closer at every change: that takes three times as long.
 """
 
 from __future__ import annotations
@@ -115,11 +118,13 @@ def test_a_tunnel_from_its_making_to_its_end(world: World) -> None:
             assert _steps(world, stage)
             _is_there(world, stage)
 
-    # The way back, predicted and gone.
-    now = world.picture()
-    predicted = world.play(None, "--check")
-    assert differences(now, world.picture()) == []
-    assert prediction(world.play(None)) == prediction(predicted) and predicted["changed"]
+    if WHOLE:
+        now = world.picture()
+        predicted = world.play(None, "--check")
+        assert differences(now, world.picture()) == []
+        assert prediction(world.play(None)) == prediction(predicted)
+    else:
+        assert world.play(None)["changed"]
     world.load_modules()
     assert differences(before, world.picture()) == [] and world.default_routes() == native
     assert not world.play(None)["changed"]
@@ -127,21 +132,24 @@ def test_a_tunnel_from_its_making_to_its_end(world: World) -> None:
 
 def _made(world: World, stage: Stage, first: bool) -> None:
     """The change to a tunnel: refused where it cannot be, predicted, made as predicted; and made once."""
-    given, before = stage.turn.lease, world.picture() if first else []
-    if stage.cannot:
+    given = stage.turn.lease
+    if stage.cannot and WHOLE:
         run, _result = world.try_play(given, **{**stage.variables, "linux_backend": world.governor})
         assert run.returncode and stage.cannot in run.output, run.output
-    predicted = world.play(given, "--check", **stage.variables)
-    if first:
+    predicted = None
+    if first or WHOLE:
+        before = world.picture()
+        predicted = world.play(given, "--check", **stage.variables)
         assert differences(before, world.picture()) == []
     # The first one with somebody who comes back and confirms it; the others without, to save time.
     done = world.play(given, **stage.variables, **({} if first else {"linux_confirm_timeout": 0}))
-    assert prediction(done) == prediction(predicted) and done["changed"]
+    assert done["changed"] and (predicted is None or prediction(done) == prediction(predicted))
     facts = done["ansible_facts"]["tunnel_setup"]
     assert (facts["backend"], facts["mode"], facts["mtu"]) == (stage.backend, given["mode"], MTU[given["mode"]])
     assert stage.why in " ".join(facts["why"])
     _is_there(world, stage)
-    assert _steps(world, stage) == []
+    if first or WHOLE:
+        assert _steps(world, stage) == []
 
 
 def _steps(world: World, stage: Stage) -> list[str]:
