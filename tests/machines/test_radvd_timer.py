@@ -127,7 +127,6 @@ def test_a_prefix_that_changes(world: World) -> None:
     wait_for("the old one is deprecated", lambda: not world.preferred(OLD))
     assert 0 < world.address(OLD)["valid_life_time"] <= 7200, "and yet sessions over it live on"
     assert world.is_active(TIMER) and world.is_active("radvd.service")
-    assert world.play(NEW).changed == 0
 
     router.reboot()
     wait_for("the timer is back", lambda: world.is_active(TIMER))
@@ -163,7 +162,6 @@ def test_a_teardown_on_a_router_that_had_radvd(world: World) -> None:
         wait_for("the address is gone", lambda: not world.address(NEW))
     assert not [line for line in world.picture() if "tsp" in line]
     assert world.is_active("radvd.service")
-    assert world.play(None).changed == 0
 
 
 def test_a_router_that_had_no_radvd(world: World) -> None:

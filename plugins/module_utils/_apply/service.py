@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -204,7 +205,10 @@ class Detached:
 
     def _ours(self, pid: int) -> bool:
         words = self._runner.process(pid)
-        return words is not None and all(word in words for word in self._argv if word.startswith("/"))
+        # By its name alone: somebody else may have started it otherwise. A script stands behind its interpreter.
+        name = os.path.basename(self._argv[0])
+        return words is not None and name in map(os.path.basename, words) and all(
+            word in words for word in self._argv[1:] if word.startswith("/"))
 
 
 def _reload(argv: tuple[str, ...], name: str, runner: Runner, timeout: float) -> None:

@@ -67,7 +67,8 @@ def radvd_setup(lease: Lease | dict[str, Any] | None, host: Host, *, numbers: di
     if systemd:
         service["enabled"] = True
     else:
-        service.update(argv=[program, "--config", config, "--pidfile", pid_file], pid_file=pid_file)
+        # In one word each: a radvd that the site started with other options is radvd all the same.
+        service.update(argv=[program, f"--config={config}", f"--pidfile={pid_file}"], pid_file=pid_file)
         if wishes:
             warnings.append("Nothing on this host would end by itself what is advertised for the last time: after a change of the prefix, "
                             "run this once more when two hours are over.")
