@@ -109,13 +109,15 @@ class Reservation:
     """A place for the next content of `path`, held until `commit` or the end of the with block.
 
     mode: of the file; None keeps the mode of the file that is there (a new one gets 0600). Making one raises LocalError
-    `lease_not_stored`: nothing was changed but the folder, which is made when missing (0755).
+    `lease_not_stored`: nothing was changed. The folder is made when missing (0755); with a mode, where the place is one host's alone,
+    it goes again with a place that was given up.
     """
 
     def __init__(self, path: str, mode: int | None = FILE_MODE) -> None:
         self.path = path
         self._temporary: str | None = None
         self._handle = -1
+        self._made: list[str] = []
         try:
             if os.path.isdir(path):
                 raise IsADirectoryError(None, "it is a folder")
@@ -123,6 +125,7 @@ class Reservation:
                 raise OSError(None, "it is not a plain file")  # nobody wants a lease in the place of /dev/null
             folder, base = os.path.split(os.path.abspath(path))
             if not os.path.isdir(folder):
+                self._made = _missing(folder) if mode is not None else []
                 os.makedirs(folder, exist_ok=True)
                 os.chmod(folder, FOLDER_MODE)  # whatever the umask: facts.d is read by everybody who gathers facts
             _remove_leftovers(folder, base)
@@ -152,6 +155,7 @@ class Reservation:
             self.abandon()
             raise _not_stored(self.path, exc) from None
         self._temporary = None
+        self._made = []
         self.abandon()
         _sync_folder(os.path.dirname(os.path.abspath(self.path)))
 
@@ -165,12 +169,25 @@ class Reservation:
             with contextlib.suppress(OSError):
                 os.unlink(self._temporary)
             self._temporary = None
+        for folder in self._made:
+            with contextlib.suppress(OSError):  # somebody has put something there
+                os.rmdir(folder)
+        self._made = []
 
     def __enter__(self) -> Reservation:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self.abandon()
+
+
+def _missing(folder: str) -> list[str]:
+    """The folder and those above it that are not there, the innermost first."""
+    out = []
+    while not os.path.isdir(folder) and os.path.dirname(folder) != folder:
+        out.append(folder)
+        folder = os.path.dirname(folder)
+    return out
 
 
 def _write_all(handle: int, data: bytes) -> None:

@@ -251,3 +251,16 @@ def test_a_file_system_that_is_full_keeps_the_old_lease(tmp_path, repository):
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("lease_not_stored") and "No space left" in done.stdout
     assert done.stdout.splitlines()[-1] == "['ballast', 'tsp.fact']"
+
+
+@pytest.mark.parametrize(("mode", "left"), [(0o600, []), (None, ["a"])], ids=["of one host", "of a project"])
+def test_a_folder_that_was_made_for_nothing_goes_again(tmp_path, mode, left):
+    with leasestore.Reservation(str(tmp_path / "a" / "b" / "lease"), mode):
+        assert (tmp_path / "a" / "b").is_dir()
+    assert [path.name for path in tmp_path.iterdir()] == left
+
+
+def test_a_folder_in_which_something_is_stays(tmp_path):
+    with leasestore.Reservation(str(tmp_path / "a" / "b" / "lease"), 0o600):
+        (tmp_path / "a" / "other").write_text("")
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["other"]
