@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The examples of the roles' READMEs, as they stand there: check mode writes nothing, the run proves a tunnel, a second run changes nothing.
+"""The examples of the roles' READMEs as they stand: check mode writes nothing, the run proves a tunnel, a second one changes nothing.
 
 (The role radvd's is in test_radvd_tunnel.py, the README's own in test_readme.py.)
 """
@@ -68,11 +68,8 @@ class Branch:
 
 @pytest.fixture(scope="module")
 def branch(request: pytest.FixtureRequest) -> Iterator[Branch]:
-    failed = request.session.testsfailed
-    with Lab("examples") as lab:
+    with Lab("examples", lambda: request.session.testsfailed) as lab:
         yield Branch(lab)
-        if request.session.testsfailed > failed:
-            lab.keep()
 
 
 @pytest.mark.parametrize(("role", "away"), [("tunnel", {"tunnel_state": "absent"}), ("linux", {"tunnel_state": "absent"}),

@@ -57,13 +57,10 @@ class Playground:
 
 @pytest.fixture(scope="module")
 def playground(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Playground]:
-    failed = request.session.testsfailed
-    with Lab("linux-role") as lab:
+    with Lab("linux-role", lambda: request.session.testsfailed) as lab:
         net = Net(lab)
         net.start_broker()
         yield Playground(net, tmp_path_factory.mktemp("ansible"))
-        if request.session.testsfailed > failed:
-            lab.keep()
 
 
 def agents(net: Net) -> list[str]:

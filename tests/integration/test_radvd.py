@@ -90,13 +90,10 @@ class Lan:
 
 @pytest.fixture(scope="module")
 def whole(request: pytest.FixtureRequest) -> Iterator[Lan]:
-    failed = request.session.testsfailed
-    with Lab("radvd") as lab:
+    with Lab("radvd", lambda: request.session.testsfailed) as lab:
         lan = Lan(lab)
         yield lan
         lan.listener.close()
-        if request.session.testsfailed > failed:
-            lab.keep()
 
 
 @pytest.fixture

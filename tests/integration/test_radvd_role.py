@@ -86,13 +86,10 @@ class Playground:
 
 @pytest.fixture(scope="module")
 def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Playground]:
-    failed = request.session.testsfailed
-    with Lab("radvd-role") as lab:
+    with Lab("radvd-role", lambda: request.session.testsfailed) as lab:
         made = Playground(lab, tmp_path_factory.mktemp("radvd") / "ansible")
         yield made
         made.listener.close()
-        if request.session.testsfailed > failed:
-            lab.keep()
 
 
 @pytest.fixture

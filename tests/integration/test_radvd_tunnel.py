@@ -76,13 +76,10 @@ class Router:
 
 @pytest.fixture(scope="module")
 def router(request: pytest.FixtureRequest) -> Iterator[Router]:
-    failed = request.session.testsfailed
-    with Lab("radvd-tunnel") as lab:
+    with Lab("radvd-tunnel", lambda: request.session.testsfailed) as lab:
         made = Router(lab)
         yield made
         made.listener.close()
-        if request.session.testsfailed > failed:
-            lab.keep()
 
 
 def ok(run: Run, changed: int | None = None) -> Run:

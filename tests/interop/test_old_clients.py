@@ -70,8 +70,7 @@ USERS["yuri"] = zero_byte_password("yuri", 0, 7)
 
 @pytest.fixture(scope="module")
 def net(request: pytest.FixtureRequest) -> Iterator[Net]:
-    failed = request.session.testsfailed
-    with Lab("interop") as lab:
+    with Lab("interop", lambda: request.session.testsfailed) as lab:
         made = Net(lab)
         made.start("main", made.broker, {
             "data_plane": "userspace",
@@ -91,8 +90,6 @@ def net(request: pytest.FixtureRequest) -> Iterator[Net]:
             made.start(name, made.others, changes)
         made.listening()
         yield made
-        if request.session.testsfailed > failed:
-            lab.keep()
         for name in ("main", *elsewhere):
             for line in made.logged(name):
                 assert line["level"] != "error" and line["event"] != "defect", f"{name}: {line}"

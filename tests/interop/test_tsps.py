@@ -80,11 +80,8 @@ class Net:
 
 @pytest.fixture(scope="module")
 def net(request: pytest.FixtureRequest) -> Iterator[Net]:
-    failed = request.session.testsfailed
-    with Lab("tsps") as lab:
+    with Lab("tsps", lambda: request.session.testsfailed) as lab:
         yield Net(lab)
-        if request.session.testsfailed > failed:
-            lab.keep()
 
 
 def ping(sock: socket.socket, source: Any, *, flow_label: int = 0, patience: float = 2.0) -> bool:

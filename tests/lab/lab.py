@@ -40,14 +40,17 @@ class Lab:
     """A context manager. `folder` is for files of this run; programs started with popen() log there.
 
     When the block ends with an exception, the folder, with a report of every namespace added, is kept as
-    build/lab-failures/<name>, and its path goes to standard error. Else the folder is removed.
+    build/lab-failures/<name>, and its path goes to standard error. Else the folder is removed. failures: counts what failed elsewhere; it
+    is kept too when that is more at the end than it was at the beginning (a fixture's block ends well whatever its tests found).
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, failures: Callable[[], int] = int) -> None:
         reason = why_not(tun=False)
         if reason:
             raise LabError(reason)
         self.name = name
+        self._failures = failures
+        self._failed = failures()
         self.folder = Path(tempfile.mkdtemp(prefix=f"tsp-{name}-"))
         self._heir = subprocess.Popen([sys.executable, "-I", "-S", "-c", _HEIR, str(self.folder)], stdin=subprocess.PIPE,
                                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
@@ -97,7 +100,7 @@ class Lab:
 
     def __exit__(self, kind: type[BaseException] | None, _value: object, _trace: object) -> None:
         try:
-            if kind is not None and issubclass(kind, Exception):
+            if kind is not None and issubclass(kind, Exception) or self._failures() > self._failed:
                 print(f"lab {self.name}: what it looked like is in {self.keep().relative_to(PROJECT)}", file=sys.stderr)
         finally:
             self.close()

@@ -104,13 +104,10 @@ def wait_for(what: str, condition: Callable[[], Any], patience: float = 300) -> 
 
 @pytest.fixture(scope="module")
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
-    failed = request.session.testsfailed
-    with Lab("radvd-timer") as lab:
+    with Lab("radvd-timer", lambda: request.session.testsfailed) as lab:
         made = World(lab)
         yield made
         made.listener.close()
-        if request.session.testsfailed > failed:
-            lab.keep()
 
 
 def test_a_prefix_that_changes(world: World) -> None:

@@ -39,11 +39,8 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
-    failed = request.session.testsfailed
-    with Lab("rig") as lab:
+    with Lab("rig", lambda: request.session.testsfailed) as lab:
         yield World(lab)
-        if request.session.testsfailed > failed:
-            lab.keep()
 
 
 def test_it_has_what_the_machine_may_lack(world: World) -> None:
