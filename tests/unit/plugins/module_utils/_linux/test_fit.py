@@ -7,11 +7,10 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.tunnelbroker.tsp.plugins.filter.linux import FilterModule
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._linux.fit import linux_fit
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.results import failure, refusal
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.errors import LocalError
-from ansible_collections.tunnelbroker.tsp.tests.unit.plugins.module_utils._linux._hosts import host, lease
+from ansible_collections.tunnelbroker.tsp.tests.unit.plugins.module_utils._linux._hosts import host
 
 MISSING = {"available": False, "how": "missing"}
 
@@ -68,14 +67,6 @@ def test_a_lan_of_a_tunnel_of_ipv4_may_be_without_ipv6():
     made["links"]["eth2"]["ipv6"] = False
     assert linux_fit("v4v6", made, lan_interfaces=["eth2"])["refused"] is None
     assert linux_fit("v6v4", made, lan_interfaces=["eth2"])["refused"]["code"] == "lan_ipv6_disabled"
-
-
-def test_the_setup_tells_its_refusal_when_asked_to():
-    setup = FilterModule().filters()["linux_setup"]
-    refused = setup(lease().to_dict(), host(), device="eth2", tell=True)
-    assert refused["refused"]["code"] == "device_taken"
-    assert (refused["backend"], refused["files"], refused["items"]) == ("none", [], [])
-    assert setup(lease().to_dict(), host(), tell=True)["refused"] is None
 
 
 def test_the_result_of_a_refusal_is_that_of_a_failure():

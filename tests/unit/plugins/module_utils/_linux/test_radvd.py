@@ -9,10 +9,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from ansible_collections.tunnelbroker.tsp.plugins.filter.radvd import radvd_setup_or_refusal as radvd_filter
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._apply import radvd
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._apply.edits import EditContext
-from ansible_collections.tunnelbroker.tsp.plugins.module_utils._linux.radvd import NOTHING, radvd_setup
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._linux.radvd import radvd_setup
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.plan import tunnel_plan
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.errors import LocalError
 from ansible_collections.tunnelbroker.tsp.tests.unit.plugins.module_utils._linux._hosts import host, lease
@@ -78,14 +77,6 @@ def test_nothing_to_advertise(given, lans, said):
     made = radvd_setup(given, made, lan_interfaces=lans)
     assert (made["state"], made["interfaces"], made["files"][0]["edit"]["interfaces"]) == ("absent", [], [])
     assert said in " ".join(made["warnings"]) and bool(said) == bool(made["warnings"])
-
-
-def test_a_refusal_as_a_value():
-    """For roles, where a filter cannot fail with words of its own."""
-    refused = radvd_filter(lease("v6v4", A48).to_dict(), host(), tell=True, lan_interfaces=LANS, valid_lifetime="soon")
-    assert refused.pop("refused")["code"] == "radvd_invalid"
-    assert refused == NOTHING and set(refused) == set(setup_of())
-    assert radvd_filter(lease("v6v4", A48).to_dict(), host(), tell=True, lan_interfaces=LANS) == {**setup_of(), "refused": None}
 
 
 def test_refused_before_anything_is_touched():
