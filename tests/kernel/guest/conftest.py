@@ -7,5 +7,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 
 collect_ignore_glob = [] if os.environ.get("TSP_GUEST") else ["test_*.py"]
+sys.path.insert(0, str(Path(__file__).parent))  # for _guest, which the tests share

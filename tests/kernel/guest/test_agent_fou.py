@@ -18,11 +18,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from _guest import SECONDS, wait_for
+from _guest import run as run_in
 
 PASSWORD = "swordfish"
 CONFIG = {
@@ -65,22 +67,10 @@ while part := peer.recv(1 << 16):
     came += part
 raise SystemExit(came != wanted)
 """
-SECONDS = 180
-"""For anything to happen: emulation on a busy machine is slow."""
 
 
 def run(command: str, at: str = "inside") -> str:
-    done = subprocess.run(["ip", "netns", "exec", at, *shlex.split(command)], capture_output=True, text=True, timeout=SECONDS, check=False)
-    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
-    return done.stdout
-
-
-def wait_for(condition: Callable[[], Any], what: str) -> Any:
-    end = time.monotonic() + SECONDS
-    while not (value := condition()):
-        assert time.monotonic() < end, f"waited in vain for {what}"
-        time.sleep(0.1)
-    return value
+    return run_in(command, at)
 
 
 def picture() -> dict[str, Any]:

@@ -10,16 +10,15 @@ The guest itself is the agent's host; the broker runs in the network namespace `
 from __future__ import annotations
 
 import json
-import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from _guest import SECONDS, run, wait_for
 
 CONFIG = """
 name: server.example
@@ -33,22 +32,6 @@ pools:
 data_plane: {kind: kernel}
 store: {path: leases.db}
 """
-SECONDS = 180
-"""For anything to happen: emulation on a busy machine is slow."""
-
-
-def run(command: str) -> str:
-    done = subprocess.run(shlex.split(command), capture_output=True, text=True, timeout=SECONDS, check=False)
-    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
-    return done.stdout
-
-
-def wait_for(condition: Callable[[], Any], what: str) -> Any:
-    end = time.monotonic() + SECONDS
-    while not (value := condition()):
-        assert time.monotonic() < end, f"waited in vain for {what}"
-        time.sleep(0.1)
-    return value
 
 
 def picture() -> dict[str, Any]:

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import signal
 import subprocess
 import sys
@@ -17,17 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from _guest import SECONDS, run
 
-SECONDS = 180
 PROGRAM = Path(__file__).with_name("_items.py")
 PLUGINS = Path(__file__).resolve().parents[3] / "plugins"
 KILLS = range(9, 400, 19)
-
-
-def run(command: str) -> str:
-    done = subprocess.run(shlex.split(command), capture_output=True, text=True, timeout=SECONDS, check=False)
-    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
-    return done.stdout
 
 
 def picture() -> dict[str, Any]:

@@ -11,15 +11,14 @@ because under emulation each start of a Python program takes seconds.
 from __future__ import annotations
 
 import json
-import shlex
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from _guest import SECONDS, run, wait_for
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._exchange.negotiate import delete_sync, negotiate_sync
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._exchange.options import ExchangeOptions
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.lease import Lease
@@ -37,15 +36,6 @@ pools:
 data_plane: {kind: kernel}
 store: {path: leases.db}
 """
-SECONDS = 180
-"""For anything to happen: emulation on a busy machine is slow."""
-
-
-def run(command: str) -> str:
-    """A program's output; its failure fails the test with what it said."""
-    done = subprocess.run(shlex.split(command), capture_output=True, text=True, timeout=SECONDS, check=False)
-    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
-    return done.stdout
 
 
 def at_broker(command: str) -> str:
@@ -56,13 +46,6 @@ def devices(kind: str) -> list[dict[str, Any]]:
     """The broker's devices of that kind, but for the kernel's own fallback device."""
     links: list[dict[str, Any]] = json.loads(run("ip -n broker -d -j link show"))
     return [link for link in links if link.get("linkinfo", {}).get("info_kind") == kind and link["ifname"] not in ("sit0", "ip6tnl0")]
-
-
-def wait_for(condition: Callable[[], Any], what: str) -> None:
-    end = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < end, f"waited in vain for {what}"
-        time.sleep(0.1)
 
 
 class Broker:

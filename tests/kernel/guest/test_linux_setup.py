@@ -11,7 +11,6 @@ behind lan0. Whatever a backend would make out of files is made here by the tran
 from __future__ import annotations
 
 import json
-import shlex
 import subprocess
 import sys
 import time
@@ -20,6 +19,8 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
+
+from _guest import SECONDS, run
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "plugins"))
 
@@ -30,7 +31,6 @@ from module_utils._linux.backend import Parts  # noqa: E402
 from module_utils._linux.info import gather  # noqa: E402
 from module_utils._linux.setup import linux_setup  # noqa: E402
 
-SECONDS = 60
 NAME = "tsp-linux-tsp"
 LAN_HOST = {6: ("2001:db8:a::9/64", "2001:db8:a::1"), 4: ("203.0.113.9/24", "203.0.113.1")}
 PREFIX = {"v6v4": "2001:db8:a::/56", "v6udpv4": "2001:db8:a::/56", "v4v6": "203.0.113.0/24"}
@@ -52,13 +52,6 @@ class ByHand:
 
     def parts(self, setup: dict[str, Any], host: dict[str, Any]) -> Parts:
         return Parts()
-
-
-def run(command: str, where: str = "") -> str:
-    words = shlex.split(f"ip netns exec {where} {command}" if where else command)
-    done = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS, check=False)
-    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
-    return done.stdout
 
 
 def lease(mode: str) -> dict[str, Any]:
