@@ -179,5 +179,3 @@ def differences(before: list[str], after: list[str]) -> list[str]:
 def prediction(result: dict[str, Any]) -> dict[str, Any]:
     """What check mode must have right: whether anything changes, which steps there are, and what they change."""
     return {"changed": result["changed"], "steps": result["steps"], "diff": result["diff"]}
-
-

@@ -47,7 +47,7 @@ class Bundle:
 
 
 AGENT = Bundle("tsp-agent", ("_tsp", "_exchange", "_apply", "_agent", "_module/ask.py", "_module/leasestore.py", "_module/pathmtu.py",
-                              "_module/plan.py"),
+                             "_module/plan.py"),
                "_agent.program:main")
 BROKER = Bundle("tsp-broker", ("_tsp", "_agent/icmp6.py", "_agent/tun.py", "_broker"), "_broker.cli:main")
 BUNDLES: dict[str, Bundle] = {"agent": AGENT, "broker": BROKER}

@@ -80,8 +80,8 @@ class BrokerNegotiator:
         lease = replace(result.lease, request=request)
         if last is not None and lease.via is None and lease.broker == last.broker:
             lease = replace(lease, via=last.via)  # asked directly this time, but a configured broker had led there
-        lease = await asyncio.get_running_loop().run_in_executor(None, measured, lease, Source.of(self._config.options),
-                                                                   self._measure)
+        source = Source.of(self._config.options)
+        lease = await asyncio.get_running_loop().run_in_executor(None, measured, lease, source, self._measure)
         return lease, result.socket, list(lease.warnings) + result.warnings
 
 

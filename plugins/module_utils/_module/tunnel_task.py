@@ -52,8 +52,6 @@ def utc_now() -> datetime:
     return datetime.now(timezone.utc)
 
 
-
-
 def run(params: dict[str, Any], place: Place, *, check_mode: bool = False, exchange: Exchange = _negotiate,
         now: Callable[[], datetime] = utc_now, measure: Measure | None = None) -> dict[str, Any]:
     """Do the task; the result has changed, lease, ansible_facts, lease_file, reason, warnings, attempts and diff.
