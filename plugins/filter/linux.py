@@ -10,20 +10,14 @@ from typing import Any, Callable
 
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._linux.choose import linux_mode
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._linux.fit import linux_fit
-from ansible_collections.tunnelbroker.tsp.plugins.module_utils._linux.refusal import EMPTY, told
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._linux.refusal import EMPTY, telling
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._linux.setup import linux_setup
 from ansible_collections.tunnelbroker.tsp.plugins.plugin_utils._filter import as_filter
-
-
-def linux_setup_or_refusal(lease: Any, host: Any, *, tell: bool = False, **options: Any) -> dict[str, Any]:
-    """linux_setup; with `tell` a refusal is given back as `refused`, in a setup of nothing."""
-    if not tell:
-        return linux_setup(lease, host, **options)
-    return told(lambda: linux_setup(lease, host, **options), EMPTY)
 
 
 class FilterModule:
     """What Ansible looks for in a filter file."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
-        return {"linux_fit": as_filter(linux_fit), "linux_mode": as_filter(linux_mode), "linux_setup": as_filter(linux_setup_or_refusal)}
+        return {"linux_fit": as_filter(linux_fit), "linux_mode": as_filter(linux_mode),
+                "linux_setup": as_filter(telling(linux_setup, EMPTY))}

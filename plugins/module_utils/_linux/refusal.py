@@ -11,6 +11,7 @@ tunnel) fails with it instead.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -29,3 +30,11 @@ def told(work: Callable[[], dict[str, Any]], otherwise: dict[str, Any]) -> dict[
         return {**work(), "refused": None}
     except TspError as exc:
         return {**otherwise, "refused": exc.to_dict()}
+
+
+def telling(setup: Callable[..., dict[str, Any]], otherwise: dict[str, Any]) -> Callable[..., dict[str, Any]]:
+    """`setup` with one option more: with `tell` a refusal is given back by `told`, where it would be raised."""
+    @functools.wraps(setup)
+    def wrapped(lease: Any, host: Any, *, tell: bool = False, **options: Any) -> dict[str, Any]:
+        return told(lambda: setup(lease, host, **options), otherwise) if tell else setup(lease, host, **options)
+    return wrapped

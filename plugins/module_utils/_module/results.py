@@ -33,15 +33,18 @@ def failure(error: TspError) -> dict[str, Any]:
 
     Messages may quote a broker, a device or a command. Whatever those said, a terminal gets printable text of bounded length.
     """
-    told = {name: printable(value) if isinstance(value, str) else value for name, value in error.to_dict().items()}
-    return {"failed": True, "changed": False, "msg": printable(str(error)), "error": told, "attempts": error.attempts}
+    return {"failed": True, "changed": False, "msg": printable(str(error)), "error": _printable(error.to_dict()),
+            "attempts": error.attempts}
 
 
 def refusal(error: dict[str, Any]) -> dict[str, Any]:
     """The result of a task whose options could not be computed: the same, out of that error's own dict."""
-    known = {name: error.get(name) for name in ("kind", "code", "message", "hint", "status")}
-    told = {name: printable(value) if isinstance(value, str) else value for name, value in known.items()}
+    told = _printable({name: error.get(name) for name in ("kind", "code", "message", "hint", "status")})
     return {"failed": True, "changed": False, "msg": f"{told['message']} {told['hint'] or ''}".strip(), "error": told, "attempts": []}
+
+
+def _printable(error: dict[str, Any]) -> dict[str, Any]:
+    return {name: printable(value) if isinstance(value, str) else value for name, value in error.items()}
 
 
 def printable(text: str) -> str:
