@@ -27,13 +27,13 @@ from typing import Any, Protocol, TypeVar
 
 from .._exchange.negotiate import negotiate
 from .._exchange.source import Source
-from .._module import leasestore
 from .._module.pathmtu import Measure, measured, path_mtu
 from .._tsp.errors import ApplyError, LocalError, NetworkError, RemoteError, TspError
 from .._tsp.lease import Lease
 from .config import AgentConfig
 from .keepalive import Keepalive, Lost, Ping, interval_for
 from .kernel import write_public
+from .leases import LeaseFile, Leases
 from .tunnel import Tunnel, stored_socket
 
 FIRST_DELAY, LONGEST_DELAY = 1.0, 300.0
@@ -89,10 +89,11 @@ class Agent:
     """One tunnel, kept until `stop`. All times from `now` are monotonic seconds, `wall` gives aware datetimes."""
 
     def __init__(self, config: AgentConfig, negotiator: Negotiator, make_tunnel: Callable[..., Tunnel], *,
-                 log: logging.Logger | None = None, jitter: Callable[[], float] = random.random,
+                 leases: Leases | None = None, log: logging.Logger | None = None, jitter: Callable[[], float] = random.random,
                  wall: Callable[[], datetime] = lambda: datetime.now(timezone.utc)) -> None:
         self._config = config
         self._negotiator = negotiator
+        self._leases: Leases = leases or LeaseFile(config.lease_file)
         self._log = log or logging.getLogger("tsp-agent")
         self._jitter = jitter
         self._wall = wall
@@ -104,7 +105,6 @@ class Agent:
         self._tunnel = make_tunnel(config, on_reply=self._replied, on_trouble=self._troubled)
         self._keepalive: Keepalive | None = None
         self._lease: Lease | None = None
-        self._known_file: tuple[int, ...] | None = None
         self._renew_at: datetime | None = None
         self._failures = 0
         self._negotiations = 0
@@ -133,10 +133,10 @@ class Agent:
     async def run(self) -> None:
         """Keep the tunnel until `stop`. Raises LocalError when it cannot even begin (`device_taken`)."""
         self._become("starting")
-        if self._tunnel.recover():
+        if await self._tunnel.recover():
             self._log.warning("an earlier run was killed: what it left was taken away")
         try:
-            self._lease = self._stored()
+            self._lease = await self._stored()
             use_stored = self._lease is not None
             while not self._stop.is_set():
                 try:
@@ -154,7 +154,7 @@ class Agent:
                     use_stored = isinstance(exc, (ApplyError, LocalError)) and self._lease is not None
                     await self._rest(exc)
         finally:
-            for command in self._tunnel.down():
+            for command in await self._tunnel.down():
                 self._log.info("%s", command)
             self._become("stopped")
 
@@ -180,7 +180,7 @@ class Agent:
             self._log.warning("the broker's end does not answer any more; asking the broker again")
             return False
         if what == "changed":
-            lease = self._stored()
+            lease = await self._stored()
             if lease is not None:
                 self._log.info("the stored lease was changed by somebody else: using that one")
                 self._lease = lease
@@ -199,13 +199,13 @@ class Agent:
     async def _prove(self, lease: Lease) -> bool:
         """Set a stored lease up and see whether the broker's end answers."""
         self._become("proving")
-        self._tunnel.disconnect()
+        await self._tunnel.disconnect()
         try:
             sock = stored_socket(self._config, lease) if lease.grant.mode == "v6udpv4" else None
         except NetworkError as exc:
             self._log.info("%s", exc.message)
             return False
-        self._up(lease, sock)
+        await self._up(lease, sock)
         self._keepalive = Keepalive(PROVING_WAIT, self._loop.time(), self._jitter, wait=PROVING_WAIT)
         self._keepalive.probe(self._loop.time())
         if await self._keep(until_reply=True) != "reply":
@@ -218,7 +218,7 @@ class Agent:
     async def _ask(self, keep: bool) -> bool:
         """Negotiate. keep: the tunnel in use stays until the new one is there. Raises TspError."""
         if not keep or self._config.options.source_port is not None:
-            self._tunnel.disconnect()  # a port of the user's choice is needed for asking, too
+            await self._tunnel.disconnect()  # a port of the user's choice is needed for asking, too
         if self._state != "up" or not keep:
             self._become("negotiating")
         # The same port spares a firewall's rules; a second attempt takes another, for a NAT may be stuck with the first.
@@ -230,14 +230,14 @@ class Agent:
         lease, sock, warnings = result
         for warning in warnings:
             self._log.warning("%s", warning)
-        self._store(lease)
+        await self._store(lease)
         self._lease = lease
-        self._up(lease, sock)
+        await self._up(lease, sock)
         self._established(lease)
         return True
 
-    def _up(self, lease: Lease, sock: socket.socket | None) -> None:
-        for command in self._tunnel.up(lease, sock):
+    async def _up(self, lease: Lease, sock: socket.socket | None) -> None:
+        for command in await self._tunnel.up(lease, sock):
             self._log.info("%s", command)
 
     def _established(self, lease: Lease) -> None:
@@ -269,7 +269,7 @@ class Agent:
             if self._stop.is_set():
                 return "stop"
             if self._tunnel.lost:
-                for command in self._tunnel.down():
+                for command in await self._tunnel.down():
                     self._log.info("%s", command)
                 raise ApplyError("device_lost", f"Somebody removed the device {self._config.device}.",
                                  "It is being made again. Find out who did it; to end the tunnel, stop the agent.")
@@ -278,7 +278,7 @@ class Agent:
             if not until_reply and (self._again or self._renew_at is not None and self._wall() >= self._renew_at):
                 self._again = False
                 return "again"
-            if not until_reply and self._file() not in (None, self._known_file):
+            if not until_reply and self._leases.changed():
                 return "changed"
             if self._trouble:
                 self._trouble = False
@@ -317,11 +317,10 @@ class Agent:
             self._trouble = True
             self._wake.set()
 
-    def _stored(self) -> Lease | None:
+    async def _stored(self) -> Lease | None:
         """The lease on disk, when it still answers what we are to ask for."""
-        self._known_file = self._file()
         try:
-            lease = leasestore.load(self._config.lease_file)
+            lease = await self._leases.load()
         except LocalError as exc:
             self._log.warning("%s", exc)
             return None
@@ -333,20 +332,11 @@ class Agent:
             return None
         return lease
 
-    def _store(self, lease: Lease) -> None:
+    async def _store(self, lease: Lease) -> None:
         try:
-            leasestore.save(self._config.lease_file, lease)
+            await self._leases.save(lease)
         except LocalError as exc:
             self._log.error("%s", exc)
-        self._known_file = self._file()
-
-    def _file(self) -> tuple[int, ...] | None:
-        """What tells whether the lease file is still the one that we know."""
-        try:
-            found = os.stat(self._config.lease_file)
-        except OSError:
-            return None
-        return found.st_ino, found.st_mtime_ns, found.st_size
 
     def _failed(self, exc: TspError) -> None:
         self._failures += 1

@@ -56,11 +56,11 @@ class Tunnel:
         self.lost = False
         """Somebody removed our device. Keepalives do not tell: they travel beside it."""
 
-    def recover(self) -> bool:
+    async def recover(self) -> bool:
         """Clean up after an agent that was killed. Raises LocalError `device_taken`."""
         return self._link.recover(self._config.device, self._config.name)
 
-    def up(self, lease: Lease, sock: socket.socket | None) -> list[str]:
+    async def up(self, lease: Lease, sock: socket.socket | None) -> list[str]:
         """Set up for `lease`; returns the commands that were needed. sock: the connected UDP socket with v6udpv4; ours from here on.
 
         Raises ApplyError, LocalError; then the tunnel is down and nothing is left.
@@ -68,7 +68,7 @@ class Tunnel:
         try:
             kind, why = self._choose(lease.grant.mode)
             try:
-                done = self._set_up(lease, sock, kind)
+                done = await self._set_up(lease, sock, kind)
             except ApplyError as exc:
                 if kind != "fou" or exc.code != "tunnel_refused" or self._config.link.data_plane == "fou":
                     raise
@@ -76,13 +76,13 @@ class Tunnel:
                 kind, why = self._choose(lease.grant.mode)
                 if sock is None or sock.fileno() < 0:
                     sock = stored_socket(self._config, lease)
-                done = self._set_up(lease, sock, kind)
+                done = await self._set_up(lease, sock, kind)
             if kind == "tun":
                 sock = None  # the data plane's, to close in its time
             self.data_plane, self.data_plane_why = kind, why
             return done
         except BaseException:
-            self.down()
+            await self.down()
             raise
         finally:
             if sock is not None:
@@ -105,13 +105,13 @@ class Tunnel:
                              "Load the module fou (modprobe fou), or choose data plane auto or tun.")
         return "tun", f"This kernel does not carry IPv6 in UDP: {self._no_fou}."
 
-    def _set_up(self, lease: Lease, sock: socket.socket | None, kind: str) -> list[str]:
+    async def _set_up(self, lease: Lease, sock: socket.socket | None, kind: str) -> list[str]:
         link, device = self._config.link, self._config.device
         numbers = tunnel_plan(lease, lan_interfaces=list(link.lan_interfaces), mtu=link.mtu, link_mtu=link.link_mtu)
         single = self._kernel.get_sysctl(FORWARDING_OF[6].format("default")) is not None
         plan = make_plan(numbers, link, device, self._config.name, kind=kind, force_forwarding=single)
         if self.lost or self._link.plan is not None and self._link.plan.device_key != plan.device_key:
-            self.down()
+            await self.down()
         if lease.grant.mode == "v6udpv4" and sock is None:
             raise LocalError("socket_missing", "A v6udpv4 tunnel came without its UDP socket.", "This is a defect of the agent.")
         if kind == "tun" and sock is not None:
@@ -142,13 +142,13 @@ class Tunnel:
         """For the status file."""
         return {} if self._plane is None else dict(sorted(self._plane.counters.items()))
 
-    def disconnect(self) -> None:
+    async def disconnect(self) -> None:
         """Give the UDP port up for a new negotiation, keep the device."""
         if self._plane is not None:
             self._plane.detach()
         self._link.free_port()
 
-    def down(self) -> list[str]:
+    async def down(self) -> list[str]:
         """Take everything away: link, then device."""
         done = self._link.remove()
         if self._plane is not None:

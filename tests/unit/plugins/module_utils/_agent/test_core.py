@@ -42,10 +42,10 @@ class FakeTunnel:
         self.data_plane_why = "The test says so."
         self.refuses: set[str] = set()
 
-    def recover(self) -> bool:
+    async def recover(self) -> bool:
         return False
 
-    def up(self, lease: Lease, sock: Any) -> list[str]:
+    async def up(self, lease: Lease, sock: Any) -> list[str]:
         if self.fail is not None:
             self.numbers = None
             raise self.fail
@@ -70,10 +70,10 @@ class FakeTunnel:
     def counters(self) -> dict[str, int]:
         return {}
 
-    def disconnect(self) -> None:
+    async def disconnect(self) -> None:
         self.events.append("disconnect")
 
-    def down(self) -> list[str]:
+    async def down(self) -> list[str]:
         self.events.append("down")
         self.numbers = None
         self.lost = False
