@@ -21,7 +21,6 @@ import json
 import os
 import re
 import stat
-from dataclasses import dataclass, field
 from typing import Any
 
 from .._exchange.options import AUTH_METHODS, KEY_POLICIES, TRANSPORTS, ExchangeOptions
@@ -29,53 +28,13 @@ from .._module.ask import DEFAULT_NAME, NAME, identity_of
 from .._tsp.client import Credentials
 from .._tsp.errors import LocalError
 from .._tsp.request import TunnelRequest
+from .settings import METRIC, AgentConfig, KeepaliveConfig, LinkConfig
 from .tun import DEVICE_NAME
 
 DEFAULT_ROUTES = ("none", "metric", "source", "replace")
 DATA_PLANES = ("auto", "fou", "tun")
 LOG_LEVELS = ("error", "warning", "info", "debug")
-METRIC = 2048
-"""Metric of our default route: worse than what router advertisements (1024) or DHCP give, so a native one stays in use."""
 LARGEST_FILE = 1 << 20
-
-
-@dataclass(frozen=True)
-class LinkConfig:
-    """How the tunnel is set up on this host.
-
-    mtu: "auto" (link_mtu less the headers) or bytes. link_mtu: "auto" (what the lease says of the path, else 1500) or bytes.
-    lan_interfaces: as tunnel_plan takes them. default_route: none | metric (worse than a native one) | source (for packets from our
-    addresses only) | replace (better than any native one). forwarding: None means as soon as there are LAN interfaces.
-    data_plane: who carries v6udpv4: fou (the kernel) | tun (the agent) | auto (the kernel where it can).
-    """
-
-    mtu: Any = "auto"
-    link_mtu: Any = "auto"
-    lan_interfaces: tuple[Any, ...] = ()
-    default_route: str = "metric"
-    metric: int = METRIC
-    forwarding: bool | None = None
-    data_plane: str = "auto"
-
-
-@dataclass(frozen=True)
-class AgentConfig:
-    """All of it. options holds the credentials; its repr does not."""
-
-    name: str
-    device: str
-    request: TunnelRequest
-    options: ExchangeOptions
-    link: LinkConfig = field(default_factory=LinkConfig)
-    longest_interval: float | None = None
-    lease_file: str = ""
-    state_dir: str = "/var/lib/tsp"
-    runtime_dir: str = "/run/tsp"
-    log_level: str = "info"
-
-    def runtime_file(self, suffix: str) -> str:
-        """A file of ours below runtime_dir: pid, status.json, undo.json, log."""
-        return os.path.join(self.runtime_dir, f"{self.name}.{suffix}")
 
 
 class _Reader:
@@ -198,7 +157,7 @@ def parse(data: dict[str, Any], path: str = "configuration") -> AgentConfig:
     made = _options(broker, values["state_dir"], identity_of("", name), wrong)
     if wrong or request is None or made is None:
         raise LocalError("config_invalid", f"{path}: {'; '.join(wrong)}.", "Correct it; nothing was done.")
-    return AgentConfig(name=name, device=device, request=request, options=made, link=link, longest_interval=longest, **values)
+    return AgentConfig(name=name, device=device, request=request, options=made, link=link, keepalive=KeepaliveConfig(longest), **values)
 
 
 def _request(data: dict[str, Any], wrong: list[str]) -> TunnelRequest | None:

@@ -30,10 +30,10 @@ from .._exchange.source import Source
 from .._module.pathmtu import Measure, measured, path_mtu
 from .._tsp.errors import ApplyError, LocalError, NetworkError, RemoteError, TspError
 from .._tsp.lease import Lease
-from .config import AgentConfig
 from .keepalive import Keepalive, Lost, Ping, interval_for
 from .kernel import write_public
 from .leases import LeaseFile, Leases
+from .settings import AgentConfig
 from .tunnel import Tunnel, stored_socket
 
 FIRST_DELAY, LONGEST_DELAY = 1.0, 300.0
@@ -242,7 +242,7 @@ class Agent:
 
     def _established(self, lease: Lease) -> None:
         now = self._loop.time()
-        interval = interval_for(lease.grant, self._config.longest_interval)
+        interval = interval_for(lease.grant, self._config.keepalive.longest_interval)
         watched = interval is not None
         before = self._keepalive
         self._keepalive = Keepalive(interval or UNWATCHED_INTERVAL, now, self._jitter, misses=3 if watched else 1 << 30)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_network
 from typing import Any
 
-from .config import LinkConfig
+from .settings import LinkConfig
 
 ALIAS = "tunnelbroker.tsp"
 """A device of ours carries the alias `tunnelbroker.tsp:<name>`; one that does not is somebody else's."""

@@ -21,10 +21,10 @@ from collections.abc import Sequence
 from .._module import leasestore
 from .._tsp.errors import LocalError, TspError
 from . import config as configuration
-from .config import AgentConfig
 from .core import Agent, BrokerNegotiator
 from .daemon import Lock, Starter, into_background
 from .kernel import HostKernel
+from .settings import AgentConfig
 from .tun import CLONE, open_tun
 from .tunnel import Tunnel
 

@@ -19,11 +19,11 @@ from .._module.plan import TSP_PORT, tunnel_plan
 from .._tsp.errors import ApplyError, LocalError, NetworkError
 from .._tsp.lease import Lease
 from . import fou, icmp6
-from .config import AgentConfig
 from .dataplane import DataPlane
 from .link import Kernel, Link
 from .linkplan import FORWARDING_OF, KINDS, make_plan
 from .screen import Screen
+from .settings import AgentConfig
 from .tun import TunDevice
 
 Reply = Callable[[int], bool]

@@ -18,8 +18,9 @@ from typing import Any
 
 import pytest
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent import core
-from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.config import AgentConfig, parse
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.config import parse
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.core import Agent
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.settings import AgentConfig
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._exchange.negotiate import ExchangeResult
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._exchange.source import Source
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module import leasestore

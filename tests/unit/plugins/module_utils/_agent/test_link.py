@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.config import LinkConfig
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.link import Link
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.linkplan import FORWARDING, KINDS, LinkPlan, make_plan, own_table
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.settings import LinkConfig
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._apply.runner import Completed
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.plan import tunnel_plan
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.errors import ApplyError, LocalError
