@@ -52,7 +52,7 @@ def test_everything_wrong_is_named() -> None:
                      "broker": {"brokers": [], "auth_method": "magic", "deadline": "soon", "strict": "yes", "hint": 1},
                      "link": {"mtu": 10, "default_route": "always", "lan_interfaces": ["a b", 7], "metric": True, "speed": 1}})
     for part in ("name is '../x'", "device is 'a/b'", "colour is not known", "log_level is 'loud'", "lease_file is 'relative'",
-                 "request.shape is not known", "'v9' is unknown", "keepalive.keepalive.longest_interval is 0", "broker.brokers is missing",
+                 "request.shape is not known", "'v9' is unknown", "keepalive.longest_interval is 0", "broker.brokers is missing",
                  "broker.auth_method is 'magic'", "broker.deadline is 'soon'", "broker.strict is neither", "broker.hint is not known",
                  "link.mtu is 10", "link.default_route is 'always'", "holds 'a b'", "holds 7", "link.metric is True",
                  "link.speed is not known"):
