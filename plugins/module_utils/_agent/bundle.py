@@ -38,17 +38,19 @@ LEFT_OUT = (".pyc", ".pyo", ".so", ".pyd")
 @dataclass(frozen=True)
 class Bundle:
     """A program: name, the members of module_utils that it consists of (`_tsp`, or one file: `_module/leasestore.py`), and
-    the function that is its main, as `package.module:function` below module_utils. It returns the exit code."""
+    the function that is its main, as `package.module:function` below module_utils. It returns the exit code. first: a function of the
+    same form that is called before the main one is imported."""
 
     name: str
     members: tuple[str, ...]
     main: str
+    first: str = ""
     python: tuple[int, int] = (3, 9)
 
 
 AGENT = Bundle("tsp-agent", ("_tsp", "_exchange", "_apply", "_agent", "_module/ask.py", "_module/leasestore.py", "_module/pathmtu.py",
                              "_module/plan.py"),
-               "_agent.program:main")
+               "_agent.program:main", "_agent.lean:prepare")
 BROKER = Bundle("tsp-broker", ("_tsp", "_agent/icmp6.py", "_agent/tun.py", "_broker"), "_broker.cli:main")
 BUNDLES: dict[str, Bundle] = {"agent": AGENT, "broker": BROKER}
 
@@ -126,10 +128,12 @@ def _walk(directory: Path) -> list[Path]:
 
 def _entry(bundle: Bundle) -> bytes:
     module, function = bundle.main.split(":")
+    earlier, _separator, first = bundle.first.partition(":")
+    before = f"from {PARENT}.{earlier} import {first}\n\n{first}()\n\n" if bundle.first else ""
     wanted = ".".join(str(part) for part in bundle.python)
     return (f'import sys\n\nif sys.version_info < {bundle.python!r}:\n'
             f'    sys.exit("{bundle.name} needs Python {wanted} or newer, this is %d.%d" % sys.version_info[:2])\n\n'
-            f'from {PARENT}.{module} import {function}\n\nif __name__ == "__main__":\n    sys.exit({function}())\n').encode()
+            f'{before}from {PARENT}.{module} import {function}\n\nif __name__ == "__main__":\n    sys.exit({function}())\n').encode()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import platform
 import re
 import struct
 
@@ -23,7 +22,7 @@ IFF_VNET_HDR = 0x4000
 OFFLOADS = 0x01 | 0x04
 """TUN_F_CSUM and TUN_F_TSO6 of linux/if_tun.h: checksums left open, TCP over IPv6 in one piece."""
 # _IOW('T', 202, int), _IOW('T', 208, unsigned int), _IOR('T', 210, unsigned int): the direction bits differ on a few architectures.
-_SWAPPED = platform.machine().startswith(("mips", "ppc", "powerpc", "sparc", "alpha", "parisc"))
+_SWAPPED = os.uname().machine.startswith(("mips", "ppc", "powerpc", "sparc", "alpha", "parisc"))
 _WRITE, _READ = (0x80000000, 0x40000000) if _SWAPPED else (0x40000000, 0x80000000)
 TUNSETIFF, TUNSETOFFLOAD, TUNGETIFF = _WRITE | 0x454CA, _WRITE | 0x454D0, _READ | 0x454D2
 DEVICE_NAME = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9_.-]{1,15}\Z")

@@ -10,7 +10,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import tempfile
 import time
 from collections.abc import Iterator
 from typing import Callable
@@ -21,11 +20,20 @@ LOCK_WAIT = 5.0
 """Seconds to wait for others who change a file of the same folder: each needs some milliseconds."""
 
 
+def temporary_file(folder: str, prefix: str = ".") -> tuple[int, str]:
+    """(descriptor, path) of a new file (mode 0600) in `folder`, `prefix`…`.tmp`: as tempfile.mkstemp, which brings four modules for
+    archives along. Raises OSError."""
+    while True:
+        path = os.path.join(folder, f"{prefix}{os.urandom(6).hex()}.tmp")
+        with contextlib.suppress(FileExistsError):
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600), path
+
+
 def write_private(path: str, text: str) -> None:
     """Replace `path` (mode 0600) atomically and durably; makes its folder (0700) when missing. Raises OSError, old file intact."""
     folder = os.path.dirname(os.path.abspath(path))
     os.makedirs(folder, mode=0o700, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=folder)
+    handle, temporary = temporary_file(folder)
     try:
         with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape") as stream:
             stream.write(text)

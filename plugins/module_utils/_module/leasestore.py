@@ -12,15 +12,14 @@ at any moment, the old file or the new one is there, whole. What a kill leaves b
 from __future__ import annotations
 
 import contextlib
-import glob
 import json
 import os
 import stat
-import tempfile
 import time
 from types import TracebackType
 from typing import Any
 
+from .._exchange.files import temporary_file
 from .._tsp.errors import LocalError
 from .._tsp.lease import Lease
 
@@ -129,7 +128,7 @@ class Reservation:
                 os.makedirs(folder, exist_ok=True)
                 os.chmod(folder, FOLDER_MODE)  # whatever the umask: facts.d is read by everybody who gathers facts
             _remove_leftovers(folder, base)
-            self._handle, self._temporary = tempfile.mkstemp(prefix=f".{base}.", suffix=".tmp", dir=folder)
+            self._handle, self._temporary = temporary_file(folder, f".{base}.")
             os.fchmod(self._handle, _mode_of(path) if mode is None else mode)
             _write_all(self._handle, b" " * ROOM)
             os.fsync(self._handle)
@@ -217,10 +216,12 @@ def _sync_folder(folder: str) -> None:
 
 def _remove_leftovers(folder: str, base: str) -> None:
     oldest = time.time() - LEFTOVER_AGE
-    for name in glob.glob(os.path.join(glob.escape(folder), f".{glob.escape(base)}.*.tmp")):
-        with contextlib.suppress(OSError):
-            if os.stat(name).st_mtime < oldest:
-                os.unlink(name)
+    for name in os.listdir(folder):
+        if name.startswith(f".{base}.") and name.endswith(".tmp"):
+            path = os.path.join(folder, name)
+            with contextlib.suppress(OSError):
+                if os.stat(path).st_mtime < oldest:
+                    os.unlink(path)
 
 
 def _reason(exc: Any) -> str:
