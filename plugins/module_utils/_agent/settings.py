@@ -109,7 +109,8 @@ class AgentConfig:
     roaming: watch this host's addresses and default route, and ask the broker again when they change. renew_at: the share of the
     lifetime after which the lease is renewed. preferred: the broker to go back to, looked for every return_after seconds (0: only when
     told by SIGHUP). user: who the part that reads the network is, when we start as root ("" keeps root, and one process). radvd: None, or
-    what is to be advertised on the LAN, see `advertise`. warnings: what the file said and we do not do, each with its reason.
+    what is to be advertised on the LAN, see `advertise`. devices: the name of the device for some modes, in place of device (an old
+    file has one for each). warnings: what the file said and we do not do, each with its reason.
     """
 
     name: str
@@ -132,7 +133,12 @@ class AgentConfig:
     state_dir: str = "/var/lib/tsp"
     runtime_dir: str = "/run/tsp"
     log_level: str = "info"
+    devices: tuple[tuple[str, str], ...] = ()
     warnings: tuple[str, ...] = ()
+
+    def device_of(self, mode: str) -> str:
+        """The name of the tunnel's device when the broker grants this mode (v6v4, v6udpv4, v4v6)."""
+        return dict(self.devices).get(mode, self.device)
 
     def runtime_file(self, suffix: str) -> str:
         """A file of the part that reads the network, below runtime_dir: pid, status.json, log, apply (a socket)."""
