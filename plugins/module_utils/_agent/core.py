@@ -130,6 +130,11 @@ class Agent:
         """starting | proving | negotiating | up | lost | waiting | stopped."""
         return self._state
 
+    @property
+    def lease(self) -> Lease | None:
+        """The lease in use, or the last one."""
+        return self._lease
+
     async def run(self) -> None:
         """Keep the tunnel until `stop`. Raises LocalError when it cannot even begin (`device_taken`)."""
         self._become("starting")

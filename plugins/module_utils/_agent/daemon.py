@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import socket
@@ -19,14 +20,14 @@ class Lock:
     """The pid file, held locked as long as we live: two agents of one name cannot fight for one tunnel. Raises LocalError
     `already_running`, `runtime_dir_unusable`."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, owner: int = 0) -> None:
+        """owner: the user (uid) whose the folder may be, beside root and us."""
         self._path = path
         directory = os.path.dirname(path)
         try:
             os.makedirs(directory, mode=0o755, exist_ok=True)
             found = os.stat(directory)
-            if found.st_mode & 0o022 or found.st_uid not in (0, os.geteuid()):
-                # The undo file that lies here is a list of commands that we run.
+            if found.st_mode & 0o022 or found.st_uid not in (0, owner, os.geteuid()):
                 raise LocalError("runtime_dir_unusable", f"{directory} cannot be used: others than its owner can write into it.",
                                  "Set another runtime_dir, one that does not exist yet is made as it should be.")
             while True:
@@ -34,13 +35,15 @@ class Lock:
                 try:
                     fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
-                    owner = os.read(self._fd, 20).decode("ascii", "replace").strip() or "unknown"
+                    holder = os.read(self._fd, 20).decode("ascii", "replace").strip() or "unknown"
                     os.close(self._fd)
-                    raise LocalError("already_running", f"An agent holds {path} already (process {owner}).",
+                    raise LocalError("already_running", f"An agent holds {path} already (process {holder}).",
                                      "Stop it first, or give this one another name.") from None
                 if self._same():
                     break
                 os.close(self._fd)  # the one before us removed it between the two calls
+            if os.fstat(self._fd).st_nlink != 1:  # a second name for somebody else's file
+                raise LocalError("runtime_dir_unusable", f"{path} has a second name.", "Remove it.")
             os.ftruncate(self._fd, 0)
             os.write(self._fd, f"{os.getpid()}\n".encode())
         except OSError as exc:
@@ -59,7 +62,8 @@ class Lock:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        os.unlink(self._path)
+        with contextlib.suppress(OSError):
+            os.unlink(self._path)
         os.close(self._fd)
 
 

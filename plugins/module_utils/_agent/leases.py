@@ -34,14 +34,18 @@ class LeaseFile:
         self._known: tuple[int, ...] | None = None
 
     async def load(self) -> Lease | None:
-        self._known = self._seen()
+        self.note()
         return leasestore.load(self._path)
 
     async def save(self, lease: Lease) -> None:
         try:
             leasestore.save(self._path, lease)
         finally:
-            self._known = self._seen()
+            self.note()
+
+    def note(self) -> None:
+        """The file as it is now is the one that we know."""
+        self._known = self._seen()
 
     def changed(self) -> bool:
         return self._seen() not in (None, self._known)

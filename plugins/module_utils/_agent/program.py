@@ -7,26 +7,21 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-import functools
 import json
 import logging
 import logging.handlers
 import os
 import shutil
-import signal
 import sys
 from collections.abc import Sequence
 
 from .._module import leasestore
 from .._tsp.errors import LocalError, TspError
 from . import config as configuration
-from .core import Agent, BrokerNegotiator
-from .daemon import Lock, Starter, into_background
-from .kernel import HostKernel
+from . import service
+from .daemon import Starter, into_background
 from .settings import AgentConfig
-from .tun import CLONE, open_tun
-from .tunnel import Tunnel
+from .tun import CLONE
 
 PROGRAM = "tsp-agent"
 LOG_SIZE = 1 << 20
@@ -38,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                                      epilog="SIGTERM ends it and takes the tunnel away; SIGHUP asks the broker again.")
     parser.add_argument("--config", required=True, metavar="FILE", help="configuration, JSON")
     parser.add_argument("--foreground", action="store_true", help="stay in the foreground and log to stderr (for systemd)")
+    parser.add_argument("--apply", action="store_true", help="be the part that changes the host, for an agent without rights (for systemd)")
     parser.add_argument("--once-check", action="store_true",
                         help="check the configuration, the stored lease and what this host offers; print it as JSON; change nothing")
     arguments = parser.parse_args(argv)
@@ -46,54 +42,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.once_check:
             return _check(config)
         # A wrong start is told to who typed it, before anything forks.
-        starter = Starter() if arguments.foreground else into_background()
+        starter = Starter() if arguments.foreground or arguments.apply else into_background()
     except TspError as exc:
         sys.stderr.write(f"{PROGRAM}: {exc}\n")
         return 1
     log = logging.getLogger(PROGRAM)
-    locked = False
     try:
-        with Lock(config.runtime_file("pid")):
-            locked = True
-            _set_up_log(log, config, arguments.foreground)
-            try:
-                asyncio.run(_serve(config, log, starter))
-            finally:
-                _remove(config, "status.json", "status.json.new")
-        _remove(config, "log", "log.1")
+        _set_up_log(log, config, arguments.foreground)
+        if arguments.apply:
+            return service.apply([config], log)
+        return service.serve([config], starter, log)
     except TspError as exc:
         log.error("%s", exc)
-        if starter.failed(f"{PROGRAM}: {exc}") and locked:
-            _remove(config, "log", "log.1")
+        starter.failed(f"{PROGRAM}: {exc}")
         return 1
     except Exception as exc:
         log.exception("a defect of the agent")
         starter.failed(f"{PROGRAM}: a defect of the agent: {type(exc).__name__}: {exc}")
         return 1
-    finally:
-        try:
-            os.rmdir(config.runtime_dir)
-        except OSError:
-            pass  # another tunnel's agent has its files there, or something of ours has to stay
-    return 0
-
-
-async def _serve(config: AgentConfig, log: logging.Logger, starter: Starter) -> None:
-    loop = asyncio.get_running_loop()
-    tunnel = functools.partial(Tunnel, kernel=HostKernel(), open_device=functools.partial(open_tun, offload=True))
-    agent = Agent(config, BrokerNegotiator(config, log.info), tunnel, log=log)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, agent.stop)
-    loop.add_signal_handler(signal.SIGHUP, agent.renegotiate)
-    running = asyncio.ensure_future(agent.run())
-    await asyncio.sleep(0)
-    while not running.done() and agent.state in ("", "starting"):
-        await asyncio.sleep(0)
-    if running.done() and running.exception() is not None:
-        running.result()
-    starter.ready()
-    await running
-    log.info("ended")
 
 
 def _set_up_log(log: logging.Logger, config: AgentConfig, foreground: bool) -> None:
@@ -108,14 +74,6 @@ def _set_up_log(log: logging.Logger, config: AgentConfig, foreground: bool) -> N
     log.addHandler(handler)
     log.setLevel(config.log_level.upper())
     log.propagate = False
-
-
-def _remove(config: AgentConfig, *suffixes: str) -> None:
-    for suffix in suffixes:
-        try:
-            os.unlink(config.runtime_file(suffix))
-        except OSError:
-            pass
 
 
 def _check(config: AgentConfig) -> int:

@@ -108,9 +108,9 @@ class AgentConfig:
 
     roaming: watch this host's addresses and default route, and ask the broker again when they change. renew_at: the share of the
     lifetime after which the lease is renewed. preferred: the broker to go back to, looked for every return_after seconds (0: only when
-    told by SIGHUP). user: who the part that reads the network is, when we start as root ("" keeps root, and one process). radvd: None, or
-    what is to be advertised on the LAN, see `advertise`. devices: the name of the device for some modes, in place of device (an old
-    file has one for each). warnings: what the file said and we do not do, each with its reason.
+    told by SIGHUP). user: whom the part that reads the network becomes when we start as root ("root" keeps all in one process). radvd: None, or
+    who advertises the delegated prefix on the LAN, see `advertise`. devices: the name of the device for some modes, in place of device
+    (an old file has one for each). warnings: what the file said and we do not do, each with its reason.
     """
 
     name: str
@@ -127,7 +127,7 @@ class AgentConfig:
     renew_at: float = 0.8
     preferred: str = ""
     return_after: float = 0.0
-    user: str = ""
+    user: str = "nobody"
     radvd: dict[str, Any] | None = None
     lease_file: str = ""
     state_dir: str = "/var/lib/tsp"

@@ -2,7 +2,7 @@
 # Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
 # SPDX-License-Identifier: BSD-2-Clause
 
-"""One tunnel on this host: device, link and, over UDP, data plane. The modes differ here and nowhere else in the agent."""
+"""One tunnel, seen from the part that reads the network: what carries it, its data plane over UDP, its keepalives."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ from collections.abc import Callable
 from ipaddress import IPv6Address, IPv6Network
 from typing import Any
 
-from .._apply.plan import Probe
-from .._apply.probe import echo_request, open_socket, reply_sequence
-from .._module.plan import TSP_PORT, tunnel_plan
+from .._apply.probe import echo_request, reply_sequence
+from .._module.plan import TSP_PORT
 from .._tsp.errors import ApplyError, LocalError, NetworkError
 from .._tsp.lease import Lease
-from . import fou, icmp6
+from . import icmp6
+from .applier.port import Applier
 from .dataplane import DataPlane
-from .link import Kernel, Link
-from .linkplan import FORWARDING_OF, KINDS, make_plan
+from .linkplan import KINDS
 from .screen import Screen
 from .settings import AgentConfig
 from .tun import TunDevice
@@ -33,16 +32,14 @@ class Tunnel:
     """Up for one lease at a time; another lease replaces it, keeping the device where the kind of tunnel is the same.
 
     on_reply(sequence): a keepalive was answered; returns whether we were waiting for it. on_trouble: the broker is unreachable.
+    applier: the part of the agent that changes the host.
     """
 
-    def __init__(self, config: AgentConfig, kernel: Kernel, open_device: Callable[[str], TunDevice], on_reply: Reply,
-                 on_trouble: Callable[[OSError], None]) -> None:
+    def __init__(self, config: AgentConfig, applier: Applier, on_reply: Reply, on_trouble: Callable[[OSError], None]) -> None:
         self._config = config
-        self._open_device = open_device
         self._on_reply = on_reply
         self._on_trouble = on_trouble
-        self._kernel = kernel
-        self._link = Link(kernel, config.runtime_file("undo.json"))
+        self._applier = applier
         self._no_fou: str | None = None
         self._device: TunDevice | None = None
         self._plane: DataPlane | None = None
@@ -58,7 +55,7 @@ class Tunnel:
 
     async def recover(self) -> bool:
         """Clean up after an agent that was killed. Raises LocalError `device_taken`."""
-        return self._link.recover(self._config.device, self._config.name)
+        return await self._applier.recover()
 
     async def up(self, lease: Lease, sock: socket.socket | None) -> list[str]:
         """Set up for `lease`; returns the commands that were needed. sock: the connected UDP socket with v6udpv4; ours from here on.
@@ -66,14 +63,14 @@ class Tunnel:
         Raises ApplyError, LocalError; then the tunnel is down and nothing is left.
         """
         try:
-            kind, why = self._choose(lease.grant.mode)
+            kind, why = await self._choose(lease.grant.mode)
             try:
                 done = await self._set_up(lease, sock, kind)
             except ApplyError as exc:
                 if kind != "fou" or exc.code != "tunnel_refused" or self._config.link.data_plane == "fou":
                     raise
                 self._no_fou = exc.message.rstrip(".")
-                kind, why = self._choose(lease.grant.mode)
+                kind, why = await self._choose(lease.grant.mode)
                 if sock is None or sock.fileno() < 0:
                     sock = stored_socket(self._config, lease)
                 done = await self._set_up(lease, sock, kind)
@@ -88,7 +85,7 @@ class Tunnel:
             if sock is not None:
                 sock.close()
 
-    def _choose(self, mode: str) -> tuple[str, str]:
+    async def _choose(self, mode: str) -> tuple[str, str]:
         """(what carries a tunnel of this mode, why). Raises LocalError `no_fou`."""
         wanted = self._config.link.data_plane
         if len(KINDS[mode]) == 1:
@@ -96,7 +93,7 @@ class Tunnel:
         if wanted == "tun":
             return "tun", "The configuration says so."
         if self._no_fou is None:
-            self._no_fou = fou.missing(self._kernel)
+            self._no_fou = await self._applier.fou_missing()
         if not self._no_fou:
             return "fou", "The configuration says so." if wanted == "fou" else "This kernel carries IPv6 in UDP itself."
         if wanted == "fou":
@@ -106,23 +103,20 @@ class Tunnel:
         return "tun", f"This kernel does not carry IPv6 in UDP: {self._no_fou}."
 
     async def _set_up(self, lease: Lease, sock: socket.socket | None, kind: str) -> list[str]:
-        link, device = self._config.link, self._config.device
-        numbers = tunnel_plan(lease, lan_interfaces=list(link.lan_interfaces), mtu=link.mtu, link_mtu=link.link_mtu)
-        single = self._kernel.get_sysctl(FORWARDING_OF[6].format("default")) is not None
-        plan = make_plan(numbers, link, device, self._config.name, kind=kind, force_forwarding=single)
-        if self.lost or self._link.plan is not None and self._link.plan.device_key != plan.device_key:
+        if self.lost or self.data_plane not in (None, kind) and "tun" in (self.data_plane, kind):
             await self.down()
         if lease.grant.mode == "v6udpv4" and sock is None:
             raise LocalError("socket_missing", "A v6udpv4 tunnel came without its UDP socket.", "This is a defect of the agent.")
-        if kind == "tun" and sock is not None:
-            self._device = self._device or self._open_device(device)
-            self._attach(self._device, lease, numbers, sock)
-        done = self._link.apply(plan, None if sock is None or kind == "tun" else sock.close)
-        self.numbers = numbers
-        if kind != "tun":
+        made = await self._applier.set_up(lease, kind, sock)
+        if made.device is not None:
+            self._device = TunDevice(self._config.device_of(lease.grant.mode), made.device)
+        if kind == "tun" and sock is not None and self._device is not None:
+            self._attach(self._device, lease, made.numbers, sock)
+        elif made.echo is not None:
             self._pinger = self._pinger or _Pinger(self._on_reply, self._on_trouble)
-            self._pinger.open(Probe(numbers["probe"], source=numbers["address"], interface=device))
-        return done
+            self._pinger.use(made.echo)
+        self.numbers = made.numbers
+        return made.done
 
     def ping(self, sequence: int) -> None:
         """Send a keepalive."""
@@ -146,11 +140,15 @@ class Tunnel:
         """Give the UDP port up for a new negotiation, keep the device."""
         if self._plane is not None:
             self._plane.detach()
-        self._link.free_port()
+        if self.data_plane == "fou":
+            await self._applier.free_port()
 
     async def down(self) -> list[str]:
         """Take everything away: link, then device."""
-        done = self._link.remove()
+        try:
+            done = await self._applier.take_down()
+        except LocalError as exc:  # it has ended, and taken everything away by itself
+            done = [f"failed: {exc.message}"]
         if self._plane is not None:
             self._plane.close()
             self._plane = None
@@ -217,14 +215,11 @@ class _Pinger:
         self._token = os.urandom(16)
         self._loop = asyncio.get_running_loop()
 
-    def open(self, probe: Probe) -> None:
+    def use(self, sock: socket.socket) -> None:
         self.close()
-        try:
-            self._socket = open_socket(probe)
-        except OSError as exc:
-            self._on_trouble(exc)
-            return
-        self._loop.add_reader(self._socket.fileno(), self._read)
+        sock.setblocking(False)
+        self._socket = sock
+        self._loop.add_reader(sock.fileno(), self._read)
 
     def ping(self, sequence: int) -> None:
         if self._socket is not None:

@@ -38,6 +38,9 @@ def write_private(path: str, text: str) -> None:
         with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape") as stream:
             stream.write(text)
             stream.flush()
+            if os.geteuid() == 0:  # the folder may be that of an agent without rights, who has to read this
+                found = os.stat(folder)
+                os.fchown(stream.fileno(), found.st_uid, found.st_gid)
             os.fsync(stream.fileno())
         os.replace(temporary, path)
     except BaseException:

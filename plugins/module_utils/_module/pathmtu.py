@@ -44,8 +44,11 @@ IPV6_MTU, IPV6_MTU_DISCOVER, IPV6_DONTFRAG = 24, 23, 62
 PMTUDISC_PROBE = 3
 
 
-def path_mtu(peer: Address, source: Source) -> int | None:
-    """Bytes, at most 1500. None where not even the interface can be told (no route). Takes a round trip or two, at most some 3 s."""
+def path_mtu(peer: Address, source: Source, open_echo: Callable[[Probe], socket.socket] = open_socket) -> int | None:
+    """Bytes, at most 1500. None where not even the interface can be told (no route). Takes a round trip or two, at most some 3 s.
+
+    open_echo: makes the socket for echo requests, or raises OSError.
+    """
     widest = _known(peer, source)
     if widest is None:
         return None
@@ -54,7 +57,7 @@ def path_mtu(peer: Address, source: Source) -> int | None:
     if widest <= smallest:
         return widest
     try:
-        handle = open_socket(Probe(str(peer), source=source.address, interface=source.interface))
+        handle = open_echo(Probe(str(peer), source=source.address, interface=source.interface))
     except OSError:
         return widest
     with handle:

@@ -1,0 +1,207 @@
+# Copyright (c) 2026, The tunnelbroker.tsp authors
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+"""Two processes out of one: the part that reads the network, without rights, and the part that changes the host.
+
+Started as root, the agent forks: the child keeps the rights and takes requests (applier/serve.py), the parent gives them up for good
+(confine.py) and does the rest. Started without rights, as by its unit of systemd, it listens on a socket in its own folder, and the
+other part, a unit of its own started with --apply, comes there and is told from others by being root. Either part notices the end of
+the other: the one without rights ends then, the one with them takes away what is left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import os
+import select
+import socket
+import struct
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+from .._tsp.errors import LocalError
+from .applier.host import HostApplier, private_folder
+from .applier.serve import serve
+from .confine import drop
+from .settings import AgentConfig
+
+ROOT = ("", "root")
+"""Values of `user` that mean: stay what you are."""
+PATIENCE = 30.0
+"""Seconds that either part waits for the other at start."""
+CAP_NET_ADMIN = 12
+LINUX_PEERCRED = 17
+
+
+def user_of(configs: Sequence[AgentConfig]) -> str:
+    """Whom to become; empty to stay what we are. Raises LocalError `config_invalid` where the files of one process disagree."""
+    users = {"" if config.user in ROOT else config.user for config in configs}
+    if len(users) > 1:
+        raise LocalError("config_invalid", f"The tunnels of one process have different users: {', '.join(sorted(users)) or 'none'}.",
+                         "Give them the same `user`, or a process each.")
+    return users.pop() if os.geteuid() == 0 else ""
+
+
+def may_change_the_host() -> bool:
+    """Whether we are root, or have CAP_NET_ADMIN."""
+    if os.geteuid() == 0:
+        return True
+    with contextlib.suppress(OSError, ValueError), open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        for line in file:
+            if line.startswith("CapEff:"):
+                return bool(int(line.split()[1], 16) >> CAP_NET_ADMIN & 1)
+    return False
+
+
+def split(configs: Sequence[AgentConfig], make: Callable[[AgentConfig, logging.Logger], HostApplier], user: str,
+          log: logging.Logger) -> tuple[socket.socket, int]:
+    """Fork: the child keeps the rights, we become `user`. Returns our end of the connection, and the child's process id.
+
+    Raises LocalError `cannot_drop`, `runtime_dir_unusable`; then there is no child.
+    """
+    for config in configs:
+        private_folder(config)
+        hand_over(config, user)
+    ours, theirs = socket.socketpair()
+    gc.freeze()  # so that collecting does not copy what the two can share
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            ours.close()
+            os.setpgid(0, 0)  # a ^C is for the one that ends in order
+            serve(theirs, {config.name: make(config, log) for config in configs}, log)
+            for config in configs:
+                tidy(config)
+            code = 0
+        finally:
+            os._exit(code)
+    theirs.close()
+    try:
+        for lack in drop(user):
+            log.info("%s", lack)
+    except BaseException:
+        ours.close()
+        os.waitpid(child, 0)
+        raise
+    return ours, child
+
+
+def ended(child: int, log: logging.Logger) -> None:
+    """Wait until the part with the rights has taken away what was left."""
+    with contextlib.suppress(ChildProcessError):
+        _pid, status = os.waitpid(child, 0)
+        if status:
+            log.error("the part of the agent that changes the host ended with status %d", status)
+
+
+def hand_over(config: AgentConfig, user: str) -> None:
+    """Give the folders of the part without rights, and what lies in them, to that user. Raises LocalError `runtime_dir_unusable`."""
+    import pwd
+
+    try:
+        account = pwd.getpwnam(user) if not user.isdigit() else pwd.getpwuid(int(user))
+    except KeyError:
+        return  # drop() says so
+    folders = [(config.runtime_dir, 0o755), (config.state_dir, 0o700)]
+    if config.log.filename and os.path.basename(os.path.dirname(config.log.filename)) not in ("", "log"):
+        folders.append((os.path.dirname(config.log.filename), 0o755))
+    for folder, mode in folders:
+        try:
+            os.makedirs(folder, mode=mode, exist_ok=True)
+            _give(folder, account.pw_uid, account.pw_gid)
+        except OSError as exc:
+            raise LocalError("runtime_dir_unusable", f"{folder} cannot be given to {user}: {exc.strerror}.",
+                             "Set another runtime_dir or state_dir, or another user.") from None
+
+
+def _give(folder: str, uid: int, gid: int) -> None:
+    """The folder and the plain files in it: never through a link that somebody put there."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        os.fchown(handle, uid, gid)
+        for name in os.listdir(handle):
+            with contextlib.suppress(OSError):
+                file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=handle)
+                try:
+                    found = os.fstat(file)
+                    if found.st_nlink == 1 and (found.st_mode & 0o170000) == 0o100000:
+                        os.fchown(file, uid, gid)
+                finally:
+                    os.close(file)
+    finally:
+        os.close(handle)
+
+
+def tidy(config: AgentConfig) -> None:
+    """Remove what an agent that was killed could not: its files of the moment, and the folders in which they lay."""
+    for suffix in ("status.json", "status.json.new", "apply", "pid"):
+        with contextlib.suppress(OSError):
+            os.unlink(config.runtime_file(suffix))
+    for folder in (os.path.dirname(config.private_file("undo.json")), config.runtime_dir):
+        with contextlib.suppress(OSError):
+            os.rmdir(folder)
+
+
+def await_applier(configs: Sequence[AgentConfig]) -> socket.socket:
+    """The connection of the unit that has the rights, once it comes. Raises LocalError `applier_missing`."""
+    path = configs[0].runtime_file("apply")
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        listener.bind(path)
+        os.chmod(path, 0o666)  # root without all its capabilities is one of the others; who comes is looked at
+        listener.listen(4)
+        until = time.monotonic() + PATIENCE
+        while True:
+            left = until - time.monotonic()
+            if left <= 0 or not select.select([listener], [], [], left)[0]:
+                raise LocalError("applier_missing", "The part of the agent that changes the host did not come.",
+                                 "Look into the journal of its unit (tsp-apply-NAME.service), or start the agent as root.")
+            sock, _address = listener.accept()
+            if _peer(sock) == 0:
+                return sock
+            sock.close()
+    except OSError as exc:
+        raise LocalError("runtime_dir_unusable", f"{path} cannot be made: {exc.strerror}.", "Set another runtime_dir.") from None
+    finally:
+        listener.close()
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+
+
+def apply_for(configs: Sequence[AgentConfig], make: Callable[[AgentConfig, logging.Logger], HostApplier], log: logging.Logger) -> None:
+    """Be the part with the rights, for an agent that waits in its folder; until it ends. Raises LocalError `agent_missing`."""
+    for config in configs:
+        private_folder(config)
+    path = configs[0].runtime_file("apply")
+    until = time.monotonic() + PATIENCE
+    while True:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.connect(path)
+            # Whoever owns the folder is the agent: it lies where only root makes folders.
+            if _peer(sock) != os.stat(os.path.dirname(path)).st_uid:
+                raise LocalError("agent_missing", f"{path} is not the agent's: another user listens there.", "Find out who made it.")
+            break
+        except OSError as exc:
+            sock.close()
+            if time.monotonic() > until:
+                raise LocalError("agent_missing", f"No agent waits at {path}: {exc.strerror}.",
+                                 "Start the agent's unit, which starts this one.") from None
+            time.sleep(0.05)
+    serve(sock, {config.name: make(config, log) for config in configs}, log)
+    for config in configs:
+        tidy(config)
+
+
+def _peer(sock: socket.socket) -> int:
+    """The user at the other end; -1 where the system does not tell."""
+    if not sys.platform.startswith("linux"):
+        return -1
+    data = sock.getsockopt(socket.SOL_SOCKET, LINUX_PEERCRED, struct.calcsize("3i"))
+    return int(struct.unpack("3i", data)[1])

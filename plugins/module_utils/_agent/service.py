@@ -1,0 +1,207 @@
+# Copyright (c) 2026, The tunnelbroker.tsp authors
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+"""The agent as a service: locks, log, the two processes, one loop for all tunnels, signals, and an end that leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import os
+import signal
+import socket
+from collections.abc import Sequence
+
+from .._apply.plan import Probe
+from .._exchange.options import Address
+from .._exchange.source import Source
+from .._module.pathmtu import path_mtu
+from .._tsp.errors import LocalError, TspError
+from .._tsp.lease import Lease
+from . import processes
+from .applier.host import HostApplier, private_folder
+from .applier.local import LocalApplier
+from .applier.port import Applier
+from .applier.remote import Channel, RemoteApplier
+from .core import Agent, BrokerNegotiator
+from .daemon import Lock, Starter
+from .hooks import run as run_hook
+from .kernel import HostKernel
+from .leases import LeaseFile
+from .settings import AgentConfig
+from .tun import open_tun
+from .tunnel import Tunnel
+
+SETTLE, LONGEST_SETTLE = 1.0, 300.0
+"""Seconds between two looks at whether radvd knows of the lease."""
+
+
+def host_applier(config: AgentConfig, log: logging.Logger) -> HostApplier:
+    """The part that changes this host, for one tunnel."""
+    return HostApplier(config, HostKernel(), functools.partial(open_tun, offload=True), log, hook=run_hook, advertise=_advertise)
+
+
+def serve(configs: Sequence[AgentConfig], starter: Starter, log: logging.Logger) -> int:
+    """Keep these tunnels until SIGTERM. Returns the exit code. Raises TspError for what keeps it from starting."""
+    user = processes.user_of(configs)
+    with contextlib.ExitStack() as held:
+        for config in configs:
+            held.enter_context(Lock(config.runtime_file("pid"), _uid(user)))
+            held.callback(_remove, config, "status.json", "status.json.new")
+        child, sock = 0, None
+        if user:
+            sock, child = processes.split(configs, host_applier, user, log)
+        elif not processes.may_change_the_host():
+            sock = processes.await_applier(configs)
+        else:
+            for config in configs:
+                private_folder(config)
+        code = asyncio.run(_run(configs, sock, starter, log))
+    if child:
+        processes.ended(child, log)
+    else:
+        for config in configs:
+            processes.tidy(config)
+    return code
+
+
+def apply(configs: Sequence[AgentConfig], log: logging.Logger) -> int:
+    """Be the part that changes the host for an agent without rights (--apply). Returns the exit code. Raises TspError."""
+    processes.apply_for(configs, host_applier, log)
+    return 0
+
+
+async def _run(configs: Sequence[AgentConfig], sock: socket.socket | None, starter: Starter, log: logging.Logger) -> int:
+    loop = asyncio.get_running_loop()
+    agents: list[Agent] = []
+    appliers: list[Applier] = []
+    gone = asyncio.Event()
+
+    def lost() -> None:
+        gone.set()
+        for agent in agents:
+            agent.stop()
+
+    channel = None if sock is None else Channel(sock, lost, log)
+    for config in configs:
+        applier: Applier = LocalApplier(host_applier(config, log)) if channel is None else RemoteApplier(channel, config.name)
+        appliers.append(applier)
+        measure = functools.partial(_path_mtu, applier, loop) if channel is not None else path_mtu
+        agents.append(Agent(config, BrokerNegotiator(config, log.info, measure), functools.partial(Tunnel, applier=applier),
+                            leases=AppliedLeases(applier, config.lease_file), log=log))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _each, agents, "stop")
+    loop.add_signal_handler(signal.SIGHUP, _each, agents, "renegotiate")
+    advertising = [asyncio.ensure_future(_keep_advertised(agent, applier, log))
+                   for config, agent, applier in zip(configs, agents, appliers) if config.radvd is not None]
+    running = [asyncio.ensure_future(agent.run()) for agent in agents]
+    try:
+        while any(agent.state in ("", "starting") and not task.done() for agent, task in zip(agents, running)):
+            await asyncio.sleep(0.01)
+        failed = [task.exception() for task in running if task.done() and task.exception() is not None]
+        if len(failed) == len(running) and failed[0] is not None:
+            raise failed[0]
+        starter.ready()
+        done = await asyncio.gather(*running, return_exceptions=True)
+    finally:
+        for work in advertising:
+            work.cancel()
+        for agent, task in zip(agents, running):
+            if not task.done():
+                agent.stop()
+        await asyncio.gather(*running, return_exceptions=True)
+        if channel is not None:
+            channel.close()
+    code = 0
+    for config, result in zip(configs, done):
+        if isinstance(result, TspError):
+            log.error("%s: %s", config.name, result)
+            code = 1
+        elif isinstance(result, BaseException):
+            raise result
+    if gone.is_set():
+        log.error("the part of the agent that changes the host has ended")
+        code = 1
+    log.info("ended")
+    return code
+
+
+class AppliedLeases(LeaseFile):
+    """The lease file, read and written by the part that may; whether it changed, everybody can see."""
+
+    def __init__(self, applier: Applier, path: str) -> None:
+        super().__init__(path)
+        self._applier = applier
+
+    async def load(self) -> Lease | None:
+        self.note()
+        return await self._applier.load()
+
+    async def save(self, lease: Lease) -> None:
+        try:
+            await self._applier.save(lease)
+        finally:
+            self.note()
+
+
+async def _keep_advertised(agent: Agent, applier: Applier, log: logging.Logger) -> None:
+    """Tell radvd of each lease of a tunnel that is up. A run of a role that is at work on this host goes first."""
+    told: Lease | None = None
+    wait = SETTLE
+    while True:
+        lease = agent.lease
+        if lease is not None and agent.state == "up" and (told is None or lease.grant.prefix != told.grant.prefix):
+            try:
+                await applier.advertise(lease)
+                told, wait = lease, SETTLE
+            except TspError as exc:
+                (log.debug if exc.code == "busy" else log.warning)("radvd does not know of this lease yet: %s", exc)
+                wait = min(wait * 2, LONGEST_SETTLE)
+        await asyncio.sleep(wait)
+
+
+def _path_mtu(applier: Applier, loop: asyncio.AbstractEventLoop, peer: Address, source: Source) -> int | None:
+    """path_mtu with a socket of the part that may open one; called in a thread of its own."""
+
+    def open_echo(probe: Probe) -> socket.socket:
+        work = asyncio.run_coroutine_threadsafe(applier.echo_socket(probe.address), loop)
+        try:
+            sock = work.result(10)
+        except (TspError, TimeoutError) as exc:
+            raise OSError(0, str(exc)) from None
+        if sock is None:
+            raise OSError(0, "there is none")
+        return sock
+
+    return path_mtu(peer, source, open_echo)
+
+
+def _advertise(config: AgentConfig, lease: Lease, log: logging.Logger) -> None:
+    from .advertise import advertise
+
+    advertise(config, lease, log)
+
+
+def _each(agents: Sequence[Agent], verb: str) -> None:
+    for agent in agents:
+        getattr(agent, verb)()
+
+
+def _uid(user: str) -> int:
+    if not user:
+        return 0
+    import pwd
+
+    try:
+        return pwd.getpwuid(int(user)).pw_uid if user.isdigit() else pwd.getpwnam(user).pw_uid
+    except KeyError:
+        raise LocalError("cannot_drop", f"There is no user {user}, whom the agent is to become.",
+                         "Name another `user`, or root to keep all rights.") from None
+
+
+def _remove(config: AgentConfig, *suffixes: str) -> None:
+    for suffix in suffixes:
+        with contextlib.suppress(OSError):
+            os.unlink(config.runtime_file(suffix))
