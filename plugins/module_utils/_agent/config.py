@@ -7,157 +7,134 @@
     {"name": "tsp", "device": "tsp0",
      "request": {...TunnelRequest...},
      "broker": {"brokers": ["broker.example"], "auth_method": "any", "username": "alice", "password_file": "/etc/tsp/tsp.secret", ...},
-     "link": {"mtu": "auto", "link_mtu": "auto", "lan_interfaces": ["eth1"], "default_route": "metric", "metric": 2048, "forwarding": true,
-              "data_plane": "auto"},
-     "keepalive": {"longest_interval": 25},
+     "link": {"mtu": "auto", "lan_interfaces": ["eth1"], "default_route": "metric", ...},
+     "keepalive": {...}, "retry": {...}, "hooks": {...}, "log": {...}, "metrics": {...},
      "lease_file": "/etc/ansible/facts.d/tsp.fact", "state_dir": "/var/lib/tsp", "runtime_dir": "/run/tsp", "log_level": "info"}
 
-Only `request` and `broker.brokers` must be there. The password stands in a file of its own that nobody else may read.
+The keys are the names of the fields in `settings`, which say what each means. Only `request` and `broker.brokers` must be there. The
+password stands in a file of its own that nobody else may read, or in a credential of systemd (systemd.exec(5), LoadCredential).
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from .._exchange.options import AUTH_METHODS, KEY_POLICIES, TRANSPORTS, ExchangeOptions
+from .._exchange.options import AUTH_METHODS, KEY_POLICIES, TRANSPORTS, ExchangeOptions, parse_broker
 from .._module.ask import DEFAULT_NAME, NAME, identity_of
 from .._tsp.client import Credentials
 from .._tsp.errors import LocalError
 from .._tsp.request import TunnelRequest
-from .settings import METRIC, AgentConfig, KeepaliveConfig, LinkConfig
+from . import sections
+from .reader import Reader
+from .settings import AgentConfig
 from .tun import DEVICE_NAME
 
-DEFAULT_ROUTES = ("none", "metric", "source", "replace")
-DATA_PLANES = ("auto", "fou", "tun")
 LOG_LEVELS = ("error", "warning", "info", "debug")
 LARGEST_FILE = 1 << 20
+DEVICE_MODES = ("v6v4", "v6udpv4", "v4v6")
+USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}\Z")
+UNREAD = "not read"
+"""In place of a password where the configuration is read for looking only."""
+CREDENTIAL = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9_.@-]{1,255}\Z")
 
 
-class _Reader:
-    """Takes values out of a JSON object and keeps what is wrong with them."""
-
-    def __init__(self, data: dict[str, Any], where: str, wrong: list[str]) -> None:
-        self._data = dict(data)
-        self._where = where
-        self._wrong = wrong
-
-    def refuse(self, key: str, why: str) -> None:
-        self._wrong.append(f"{self._where}{key} {why}")
-
-    def text(self, key: str, default: Any = None, choices: tuple[str, ...] = (), pattern: re.Pattern[str] | None = None) -> Any:
-        value = self._data.pop(key, None)
-        if value is None or value == "":
-            return default
-        if not isinstance(value, str) or not value.isprintable():
-            self.refuse(key, "is not a line of text")
-        elif choices and value not in choices:
-            self.refuse(key, f"is {value!r}; it can be {', '.join(choices)}")
-        elif pattern is not None and not pattern.match(value):
-            self.refuse(key, f"is {value!r}, which cannot be a name")
-        else:
-            return value
-        return default
-
-    def path(self, key: str, default: Any = None) -> Any:
-        value = self.text(key, default)
-        if value is not None and not value.startswith("/"):
-            self.refuse(key, f"is {value!r}; it must be an absolute path")
-            return default
-        return value
-
-    def flag(self, key: str, default: bool | None) -> bool | None:
-        value = self._data.pop(key, None)
-        if value is None:
-            return default
-        if not isinstance(value, bool):
-            self.refuse(key, "is neither true nor false")
-            return default
-        return value
-
-    def number(self, key: str, default: Any, lowest: float, highest: float) -> Any:
-        value = self._data.pop(key, None)
-        if value is None:
-            return default
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not lowest <= value <= highest:
-            self.refuse(key, f"is {value!r}; it must be a number from {lowest:g} to {highest:g}")
-            return default
-        return value
-
-    def size(self, key: str) -> Any:
-        """An MTU: "auto" or bytes."""
-        if isinstance(self._data.get(key), str):
-            return self.text(key, "auto", ("auto",))
-        return self.number(key, "auto", 576, 65535)
-
-    def list(self, key: str) -> tuple[Any, ...]:
-        value = self._data.pop(key, None)
-        if value is None:
-            return ()
-        if not isinstance(value, list):
-            self.refuse(key, "is not a list")
-            return ()
-        return tuple(value)
-
-    def section(self, key: str) -> dict[str, Any]:
-        value = self._data.pop(key, None)
-        if value is None:
-            return {}
-        if not isinstance(value, dict):
-            self.refuse(key, "is not an object")
-            return {}
-        return value
-
-    def end(self) -> None:
-        for key in sorted(self._data):
-            self.refuse(key, "is not known")
-
-
-def load(path: str) -> AgentConfig:
-    """Read and check a configuration file, password included.
+def load(path: str, environ: Mapping[str, str] | None = None) -> AgentConfig:
+    """Read and check a configuration file, password included. environ: for CREDENTIALS_DIRECTORY, by default this process's.
 
     Raises LocalError: `config_unreadable`, `config_invalid` (all that is wrong, in one sentence), `password_unreadable`,
     `password_exposed` (others may read it).
     """
+    return parse_text(read_file(path), path, environ)
+
+
+def read_file(path: str) -> bytes:
+    """Raises LocalError `config_unreadable`, also where it is no plain file or far too large."""
     try:
-        with open(path, "rb") as file:
+        # Not to block: opening a pipe would wait for somebody to write into it.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise OSError(errno.EINVAL, "it is no plain file")
             text = file.read(LARGEST_FILE + 1)
+        if len(text) > LARGEST_FILE:
+            raise OSError(errno.EFBIG, "it is far too large")
+        return text
     except OSError as exc:
         raise LocalError("config_unreadable", f"{path} cannot be read: {exc.strerror}.", "Check the path and the rights.") from None
+
+
+def is_json(text: bytes) -> bool:
+    """Whether this is a configuration of ours; anything else is read as one of an old client."""
+    return text.lstrip(b" \t\r\n\xef\xbb\xbf")[:1] in (b"{", b"[")
+
+
+def parse_text(text: bytes, path: str, environ: Mapping[str, str] | None = None, secret: bool = True) -> AgentConfig:
+    """secret: read the password, too; without it the configuration is for looking only. Raises as load()."""
     try:
-        data = json.loads(text) if len(text) <= LARGEST_FILE else None
+        data = json.loads(text)
     except (ValueError, RecursionError) as exc:
         raise LocalError("config_invalid", f"{path} is not JSON: {exc}.", "") from None
     if not isinstance(data, dict):
         raise LocalError("config_invalid", f"{path} does not hold a JSON object.", "")
-    return parse(data, path)
+    return parse(data, path, environ, secret)
 
 
-def parse(data: dict[str, Any], path: str = "configuration") -> AgentConfig:
+def parse(data: dict[str, Any], path: str = "configuration", environ: Mapping[str, str] | None = None, secret: bool = True) -> AgentConfig:
     """Check a configuration. Raises as load()."""
     wrong: list[str] = []
-    top = _Reader(data, "", wrong)
+    top = Reader(data, "", wrong)
     name = top.text("name", DEFAULT_NAME, pattern=NAME)
-    device = top.text("device", "tsp0", pattern=DEVICE_NAME)
     values: dict[str, Any] = {
+        "name": name,
+        "device": top.text("device", "tsp0", pattern=DEVICE_NAME),
+        "devices": _devices(top.section("devices"), wrong),
         "lease_file": top.path("lease_file", f"/etc/ansible/facts.d/{name}.fact"),
         "state_dir": top.path("state_dir", "/var/lib/tsp"),
         "runtime_dir": top.path("runtime_dir", "/run/tsp"),
-        "log_level": top.text("log_level", "info", LOG_LEVELS)}
+        "log_level": top.text("log_level", "info", LOG_LEVELS),
+        "roaming": top.flag("roaming", True),
+        "renew_at": float(top.number("renew_at", 0.8, 0.1, 0.95)),
+        "user": top.text("user", "", pattern=USER),
+        "radvd": top.section("radvd") or None}
+    broker = Reader(top.section("broker"), "broker.", wrong)
+    values["preferred"] = broker.text("preferred", "")
+    values["return_after"] = float(broker.number("return_after", 0, 0, 30 * 86400))
+    brokers = tuple(str(text) for text in broker.list("brokers"))
+    for section, read in sections.ALL.items():
+        reader = Reader(top.section(section), f"{section}.", wrong)
+        values[section] = read(reader)
+        reader.end()
     request = _request(top.section("request"), wrong)
-    broker = _Reader(top.section("broker"), "broker.", wrong)
-    link = _link(_Reader(top.section("link"), "link.", wrong))
-    keepalive = _Reader(top.section("keepalive"), "keepalive.", wrong)
-    longest = keepalive.number("longest_interval", None, 1, 86400)
-    keepalive.end()
     top.end()
-    made = _options(broker, values["state_dir"], identity_of("", name), wrong)
+    password = _Password.of(broker, os.environ if environ is None else environ, secret)
+    made = _options(broker, brokers, password, values["state_dir"], identity_of("", name), wrong)
+    _check_preferred(values["preferred"], made, wrong)
     if wrong or request is None or made is None:
         raise LocalError("config_invalid", f"{path}: {'; '.join(wrong)}.", "Correct it; nothing was done.")
-    return AgentConfig(name=name, device=device, request=request, options=made, link=link, keepalive=KeepaliveConfig(longest), **values)
+    return AgentConfig(request=request, options=made, **values)
+
+
+def _check_preferred(text: str, options: ExchangeOptions | None, wrong: list[str]) -> None:
+    if text and options is not None:
+        try:
+            if parse_broker(text) in options.broker_list:
+                return
+        except LocalError:
+            pass
+        wrong.append(f"broker.preferred is {text!r}, which is none of broker.brokers")
+
+
+def _devices(data: dict[str, Any], wrong: list[str]) -> tuple[tuple[str, str], ...]:
+    reader = Reader(data, "devices.", wrong)
+    found = [(mode, reader.text(mode, "", pattern=DEVICE_NAME)) for mode in DEVICE_MODES]
+    reader.end()
+    return tuple((mode, name) for mode, name in found if name)
 
 
 def _request(data: dict[str, Any], wrong: list[str]) -> TunnelRequest | None:
@@ -176,45 +153,32 @@ def _request(data: dict[str, Any], wrong: list[str]) -> TunnelRequest | None:
     return request
 
 
-def _link(reader: _Reader) -> LinkConfig:
-    link = LinkConfig(
-        mtu=reader.size("mtu"), link_mtu=reader.size("link_mtu"), lan_interfaces=reader.list("lan_interfaces"),
-        default_route=reader.text("default_route", "metric", DEFAULT_ROUTES), metric=reader.number("metric", METRIC, 1, 2 ** 31),
-        forwarding=reader.flag("forwarding", None), data_plane=reader.text("data_plane", "auto", DATA_PLANES))
-    for item in link.lan_interfaces:
-        interface = item.get("name") if isinstance(item, dict) else item
-        if not isinstance(interface, str) or not DEVICE_NAME.match(interface):
-            reader.refuse("lan_interfaces", f"holds {interface!r}, which cannot be the name of an interface")
-    reader.end()
-    return link
-
-
-def _options(reader: _Reader, state_dir: str, identity: str, wrong: list[str]) -> ExchangeOptions | None:
+def _options(reader: Reader, brokers: tuple[str, ...], password: _Password, state_dir: str, identity: str,
+             wrong: list[str]) -> ExchangeOptions | None:
     """identity: as the module has it, with which the agent shares state_dir."""
-    brokers = reader.list("brokers")
     if not brokers:
         reader.refuse("brokers", "is missing or empty")
     auth_method = reader.text("auth_method", "any", AUTH_METHODS)
     username = reader.text("username")
-    password_file = reader.path("password_file")
     values: dict[str, Any] = {
-        "auth_method": auth_method,
-        "allow_plaintext": bool(reader.flag("allow_plaintext", False)), "strict": bool(reader.flag("strict", False)),
+        "auth_method": auth_method, "allow_plaintext": reader.yes("allow_plaintext", False), "strict": reader.yes("strict", False),
         "server_key_policy": reader.text("server_key_policy", "reject", KEY_POLICIES), "server_key": reader.text("server_key"),
         "known_keys_file": reader.path("known_keys_file", os.path.join(state_dir, "tsp-known-keys.txt")),
         "source_address": reader.text("source_address"), "source_interface": reader.text("source_interface", pattern=DEVICE_NAME),
         "source_port": reader.number("source_port", None, 1, 65535),
         "transports": reader.text("transports", "auto", TRANSPORTS), "deadline": float(reader.number("deadline", 60, 1, 3600)),
         "min_interval": float(reader.number("min_interval", 5, 0, 86400)),
-        "always_use_same_server": bool(reader.flag("always_use_same_server", False)), "state_dir": state_dir, "identity": identity}
+        "always_use_same_server": reader.yes("always_use_same_server", False), "state_dir": state_dir, "identity": identity}
+    if "choose" in ExchangeOptions.__dataclass_fields__:
+        values["choose"] = reader.text("choose", ExchangeOptions.__dataclass_fields__["choose"].default)
     reader.end()
     if wrong:
         return None
     credentials = None
     if auth_method != "anonymous" and username is not None:
-        credentials = Credentials(username, None if password_file is None else read_password(password_file))
+        credentials = Credentials(username, password.read())
     try:
-        options = ExchangeOptions(brokers=tuple(str(broker) for broker in brokers), credentials=credentials, **values)
+        options = ExchangeOptions(brokers=brokers, credentials=credentials, **values)
         options.check_credentials()
     except LocalError as exc:
         wrong.append(f"broker.{exc.message.rstrip('.')}" if exc.code == "invalid_option" else exc.message.rstrip("."))
@@ -222,8 +186,38 @@ def _options(reader: _Reader, state_dir: str, identity: str, wrong: list[str]) -
     return options
 
 
-def read_password(path: str) -> str:
+@dataclass(frozen=True)
+class _Password:
+    """Where the password stands. by_systemd: in a file of the credentials directory."""
+
+    path: str | None
+    by_systemd: bool = False
+    wanted: bool = True
+
+    @classmethod
+    def of(cls, reader: Reader, environ: Mapping[str, str], wanted: bool) -> _Password:
+        path = reader.path("password_file")
+        credential = reader.text("credential", pattern=CREDENTIAL)
+        if credential is None:
+            return cls(path, wanted=wanted)
+        if path is not None:
+            reader.refuse("credential", "stands beside password_file; only one of them can be the password's place")
+        folder = environ.get("CREDENTIALS_DIRECTORY", "")
+        if wanted and not folder.startswith("/"):
+            reader.refuse("credential", "needs systemd, which sets CREDENTIALS_DIRECTORY (LoadCredential in the unit)")
+        return cls(os.path.join(folder, credential), by_systemd=True, wanted=wanted)
+
+    def read(self) -> str | None:
+        """Raises LocalError `password_unreadable`, `password_exposed`."""
+        if not self.wanted:
+            return UNREAD
+        return None if self.path is None else read_password(self.path, self.by_systemd)
+
+
+def read_password(path: str, by_systemd: bool = False) -> str:
     """The first line of the file, which only its owner (us, or root) may read.
+
+    by_systemd: the service's user reads it by an access list, whose mask stands where the group's rights do.
 
     Raises LocalError `password_unreadable`, `password_exposed`. Neither holds anything of the content.
     """
@@ -233,7 +227,7 @@ def read_password(path: str) -> str:
             line = file.read(4096).split(b"\n", 1)[0].rstrip(b"\r")
     except OSError as exc:
         raise LocalError("password_unreadable", f"{path} cannot be read: {exc.strerror}.", "Check the path and the rights.") from None
-    if stat.S_IMODE(found.st_mode) & 0o077 or found.st_uid not in (0, os.geteuid()):
+    if stat.S_IMODE(found.st_mode) & (0o037 if by_systemd else 0o077) or found.st_uid not in (0, os.geteuid()):
         raise LocalError("password_exposed", f"{path} holds a password, and others than its owner may read it.",
                          f"chown root {path} && chmod 600 {path}, and change the password: it may have been read.")
     try:
