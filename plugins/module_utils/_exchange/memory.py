@@ -30,7 +30,7 @@ def forget(lease: Lease, options: ExchangeOptions) -> None:
 
     backoff = Backoff(options.state_dir, who_asks(lease.request, options), min_interval=0.0, wall=time.time, jitter=lambda: 0.0,
                       warn=ignore)
-    saved = SavedBrokers(options.state_dir, ignore, options.identity)
+    saved = SavedBrokers.of(options, ignore)
     for name in (lease.broker, lease.via):
         with contextlib.suppress(LocalError):  # an edited lease may name anything
             if name is not None:

@@ -26,6 +26,7 @@ PORT = 3653
 AUTH_METHODS = sasl.AUTH_METHODS
 KEY_POLICIES = POLICIES
 TRANSPORTS = ("auto", "udp", "tcp")
+CHOICES = ("order", "nearest")
 ZONE = re.compile(r"[A-Za-z0-9_.-]{0,15}\Z")
 INTERFACE = re.compile(r"[^\s/\x00]{1,15}\Z")
 
@@ -154,7 +155,10 @@ class ExchangeOptions:
     identity: for whom the tunnel is, when one controller asks for many devices (for example the inventory name): backoff and
         minimum interval are counted for each broker, user and identity, and each identity has its own last server.
     always_use_same_server: ask only the broker named in tsp-last-server.txt, when there is one.
+    last_server_file, broker_list_file: an old client's files, in place of tsp-last-server.txt and tsp-broker-list.txt in state_dir.
     transcript: keep a record of the exchange, secrets struck out.
+    choose: which of several brokers is asked first: order as they stand, nearest by the time of an ECHO REQUEST.
+    moved: this host's network is another one since the last exchange, so that delays which came from the network do not count any more.
     """
 
     brokers: tuple[str, ...] = ()
@@ -174,14 +178,19 @@ class ExchangeOptions:
     min_interval: float = 5.0
     identity: str = ""
     always_use_same_server: bool = False
+    last_server_file: str | None = None
+    broker_list_file: str | None = None
     transcript: bool = False
+    choose: str = "order"
+    moved: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.brokers, str):
             raise _refuse("brokers", "is a list of brokers, not a single text.")
         for text in self.brokers:
             parse_broker(text)
-        for name, known in (("auth_method", AUTH_METHODS), ("transports", TRANSPORTS), ("server_key_policy", KEY_POLICIES)):
+        for name, known in (("auth_method", AUTH_METHODS), ("transports", TRANSPORTS), ("server_key_policy", KEY_POLICIES),
+                            ("choose", CHOICES)):
             if getattr(self, name) not in known:
                 raise _refuse(name, f"{getattr(self, name)!r} is unknown.", f"Use one of {', '.join(known)}.")
         self._check_numbers()
@@ -197,7 +206,7 @@ class ExchangeOptions:
                 decode_key(self.server_key)
             except ValueError as exc:
                 raise _refuse("server_key", f"{exc}.", "Give the base64 text that stands behind ssh-dss in a known-keys file.") from None
-        for name in ("known_keys_file", "state_dir"):
+        for name in ("known_keys_file", "state_dir", "last_server_file", "broker_list_file"):
             path = getattr(self, name)
             if path is not None and (not os.fspath(path) or "\0" in os.fspath(path)):
                 raise _refuse(name, "is not a path.")

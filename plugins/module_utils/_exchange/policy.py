@@ -81,7 +81,7 @@ class Negotiation:
         self.attempts: list[Attempt] = []
         self.warnings: list[str] = []
         self.transcript = Transcript(options.transcript, self._loop.time(), self._secret)
-        self._saved = SavedBrokers(options.state_dir, self._warn, options.identity)
+        self._saved = SavedBrokers.of(options, self._warn)
         # Taking something back, or asking about it, is never hammering: only asking for tunnels is counted.
         self._backoff = Backoff(options.state_dir if action == "create" else None, who_asks(request, options),
                                 min_interval=options.min_interval, wall=self._runtime.wall, jitter=self._runtime.jitter, warn=self._warn)

@@ -18,7 +18,7 @@ from typing import Callable
 
 from .._tsp.errors import LocalError
 from .files import change_private, read_text, write_private
-from .options import Broker, parse_broker
+from .options import Broker, ExchangeOptions, parse_broker
 
 LAST_SERVER = "tsp-last-server.txt"
 """One line, written after each tunnel; read only with always_use_same_server."""
@@ -31,16 +31,25 @@ FROM = "# from "
 class SavedBrokers:
     """Both files in one folder; folder None: nothing is kept. Files that cannot be read or written are warnings.
 
-    identity: for whom the tunnel is (ExchangeOptions.identity); each has a last server of its own.
+    identity: for whom the tunnel is (ExchangeOptions.identity); each has a last server of its own. last_server_file,
+    broker_list_file: an old client's files, in its place and its form: a list of one broker's, without its name.
     """
 
-    def __init__(self, folder: str | None, warn: Callable[[str], None], identity: str = "") -> None:
-        self._folder = folder
+    def __init__(self, folder: str | None, warn: Callable[[str], None], identity: str = "", last_server_file: str | None = None,
+                 broker_list_file: str | None = None) -> None:
         self._warn = warn
-        self._last = LAST_SERVER
+        last = LAST_SERVER
         if identity:
             name, end = os.path.splitext(LAST_SERVER)
-            self._last = f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:24]}{end}"
+            last = f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:24]}{end}"
+        self._last = last_server_file or (None if folder is None else os.path.join(folder, last))
+        self._list = broker_list_file or (None if folder is None else os.path.join(folder, BROKER_LIST))
+        self._old_form = broker_list_file is not None
+
+    @classmethod
+    def of(cls, options: ExchangeOptions, warn: Callable[[str], None]) -> SavedBrokers:
+        """Where these options have them."""
+        return cls(options.state_dir, warn, options.identity, options.last_server_file, options.broker_list_file)
 
     def last_server(self) -> Broker | None:
         """The first line that is not empty or a comment."""
@@ -48,9 +57,9 @@ class SavedBrokers:
 
     def broker_list(self, asked: Sequence[Broker]) -> list[Broker]:
         """What was saved for these brokers, in order."""
-        parts = _parts(self._read(BROKER_LIST))
+        parts = _parts(self._read(self._list))
         lines = [line for origin, part in parts.items() if origin is None or origin in map(str, asked) for line in part]
-        return self._parse(BROKER_LIST, lines)
+        return self._parse(self._list, lines)
 
     def save_last_server(self, broker: Broker) -> None:
         """After a tunnel was granted."""
@@ -68,22 +77,23 @@ class SavedBrokers:
         """After a redirect from `origin` to more than one broker."""
 
         def change(text: str) -> str:
+            if self._old_form:
+                return "".join(f"{broker.server}\n" for broker in brokers)
             parts = {name: part for name, part in _parts(text).items() if name is not None}
             parts[str(origin)] = [broker.server for broker in brokers]
             return "".join(f"{line}\n" for name, part in parts.items() for line in (FROM + name, *part))
 
-        self._write(BROKER_LIST, lambda path: change_private(path, change))
+        self._write(self._list, lambda path: change_private(path, change))
 
     def forget(self, broker: Broker) -> None:
         """Remove the last server if it is this one: the tunnel that it gave is not wanted any more."""
-        if self._folder is not None and self.last_server() == broker:
+        if self._last is not None and self.last_server() == broker:
             with contextlib.suppress(OSError):
-                os.unlink(os.path.join(self._folder, self._last))
+                os.unlink(self._last)
 
-    def _read(self, name: str) -> str:
-        if self._folder is None:
+    def _read(self, path: str | None) -> str:
+        if path is None:
             return ""
-        path = os.path.join(self._folder, name)
         try:
             return read_text(path)
         except FileNotFoundError:
@@ -92,7 +102,7 @@ class SavedBrokers:
             self._warn(f"{path} cannot be read: {exc.strerror or exc}.")
             return ""
 
-    def _parse(self, name: str, lines: Sequence[str]) -> list[Broker]:
+    def _parse(self, path: str | None, lines: Sequence[str]) -> list[Broker]:
         found = []
         for line in lines:
             text = line.strip()
@@ -101,13 +111,12 @@ class SavedBrokers:
             try:
                 found.append(parse_broker(text))
             except LocalError:
-                self._warn(f"{os.path.join(self._folder or '', name)} has a line that names no broker; it was passed over.")
+                self._warn(f"{path} has a line that names no broker; it was passed over.")
         return list(dict.fromkeys(found))
 
-    def _write(self, name: str, write: Callable[[str], None]) -> None:
-        if self._folder is None:
+    def _write(self, path: str | None, write: Callable[[str], None]) -> None:
+        if path is None:
             return
-        path = os.path.join(self._folder, name)
         try:
             write(path)
         except OSError as exc:

@@ -199,3 +199,16 @@ def test_what_one_broker_gave_is_for_those_who_ask_it_and_each_tunnel_has_its_ow
     saved.forget(a)
     assert (saved.last_server(), other.last_server()) == (None, b)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_an_old_clients_own_files_keep_their_place_and_their_form(tmp_path):
+    last, brokers = str(tmp_path / "gw6c" / "my-last.txt"), str(tmp_path / "gw6c" / "my-list.txt")
+    a, b = parse_broker("a.example"), parse_broker("192.0.2.7:3654")
+    saved = SavedBrokers(str(tmp_path), pytest.fail, "gw6c", last, brokers)
+    saved.save_last_server(b)
+    saved.save_broker_list([b, a], a)
+    saved.save_broker_list([a, b], b)
+    assert (tmp_path / "gw6c" / "my-last.txt").read_text() == "192.0.2.7:3654\n"
+    assert (tmp_path / "gw6c" / "my-list.txt").read_text() == "a.example\n192.0.2.7:3654\n"
+    assert os.listdir(tmp_path) == ["gw6c"]
+    assert saved.last_server() == b and saved.broker_list([a]) == [a, b]
