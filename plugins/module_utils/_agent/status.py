@@ -24,6 +24,7 @@ CONNECTED, CONNECTING, IDLE, ERROR = "Connected", "Connecting", "Disconnected (i
 """The guide's words for `tunnel_status`."""
 WORDS = {"up": CONNECTED, "starting": CONNECTING, "proving": CONNECTING, "negotiating": CONNECTING, "lost": CONNECTING, "stopped": IDLE}
 """Of a state. Any other one waits: because of an error, or for want of anything to do."""
+STATES = (*WORDS, "waiting")
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,17 @@ class Status:
         self._loss = Loss()
         self._error: tuple[dict[str, Any], int] | None = None
         self._error_at = started_at
+        self._failures = 0
+        self._failures_total = 0
 
     def build(self, facts: Facts) -> dict[str, Any]:
         """The status file's content: JSON types, UTC times. Every key of schema 1 is there and means what it did."""
         lease = facts.lease
         summary = None if lease is None else lease.to_dict()
         packets, why = self._packets(facts)
+        if facts.failures != self._failures:
+            self._failures_total += facts.failures - self._failures if facts.failures > self._failures else facts.failures
+            self._failures = facts.failures
         return {
             "schema": SCHEMA, "name": facts.name, "device": facts.device, "pid": os.getpid(), "state": facts.state,
             "tunnel_status": tunnel_status(facts.state, facts.error is not None), "since": iso(facts.since),
@@ -95,7 +101,8 @@ class Status:
                      "ratio": self._loss.ratio(facts.pings_sent, facts.pings_answered, facts.monotonic)},
             "data_plane": facts.data_plane, "data_plane_why": facts.data_plane_why, "packets": packets, "packets_why": why,
             "counters": dict(facts.counters), "nat": None if facts.nat is None else dict(facts.nat),
-            "negotiations": facts.negotiations, "failures": facts.failures, "lost_count": facts.lost_count,
+            "negotiations": facts.negotiations, "failures": facts.failures, "failures_total": self._failures_total,
+            "lost_count": facts.lost_count,
             "last_error": self._last_error(facts)}
 
     def _packets(self, facts: Facts) -> tuple[dict[str, int] | None, str]:
