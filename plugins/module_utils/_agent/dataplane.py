@@ -25,7 +25,7 @@ from typing import Callable
 
 from . import gso, icmp6
 from .screen import MALFORMED, PASS, SIGNALLING, Screen
-from .tun import has_header
+from .tun import FAMILY_HEADER, has_header
 
 BATCH = 64
 """Calls for packets in one wake-up: enough to be quick, few enough that the other direction gets its turn."""
@@ -42,6 +42,11 @@ IP_MTU = 14
 IP_MTU_DISCOVER = 10
 PMTUDISC_DONT, PMTUDISC_DO = 0, 2
 BUFFER = 4 << 20
+LINUX = sys.platform.startswith("linux")
+"""The numbers of the socket options here are Linux's; the same numbers mean something else on other systems."""
+LINUX_OPTIONS = ((socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER), (socket.SOL_SOCKET, SO_SNDBUFFORCE, BUFFER), (SOL_UDP, UDP_GRO, 1))
+REST = 0.5
+"""Seconds until a device that said that it is down is read again."""
 
 
 class DataPlane:
@@ -49,12 +54,13 @@ class DataPlane:
 
     on_echo(echo): an echo reply with our identifier came; True when it answers one of our keepalives and shall not reach the device.
     on_trouble(OSError): the network reports that the broker is unreachable. on_lost(OSError): the device is gone, and is read no more.
+    family: what this system has before each packet of the device, both ways: nothing on Linux, the address family elsewhere.
     counters: packets_out, packets_in, bytes_out, bytes_in, too_big, dropped_out_<why>, dropped_in_<why>.
     """
 
     def __init__(self, tun: int, screen: Screen, mtu: int, broker: IPv6Address, identifier: int,
                  on_echo: Callable[[icmp6.Echo], bool], on_trouble: Callable[[OSError], None],
-                 on_lost: Callable[[OSError], None] = lambda _exc: None) -> None:
+                 on_lost: Callable[[OSError], None] = lambda _exc: None, family: bytes = FAMILY_HEADER) -> None:
         self._loop = asyncio.get_running_loop()
         self._tun = tun
         self._screen = screen
@@ -67,7 +73,10 @@ class DataPlane:
         self._on_lost = on_lost
         self._socket: socket.socket | None = None
         self._header = has_header(tun)
-        self._segment = True
+        self._family = family
+        self._skip = gso.VNET.size if self._header else len(family)
+        self._resting: asyncio.TimerHandle | None = None
+        self._segment = LINUX
         self.counters: Counter[str] = Counter()
         self._loop.add_reader(tun, self._from_tun)
 
@@ -80,8 +89,7 @@ class DataPlane:
         self.detach()
         self._socket = sock
         for level, option, value in ((socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER), (socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER),
-                                     (socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER), (socket.SOL_SOCKET, SO_SNDBUFFORCE, BUFFER),
-                                     (SOL_UDP, UDP_GRO, 1)):
+                                     *(LINUX_OPTIONS if LINUX else ())):
             try:
                 sock.setsockopt(level, option, value)
             except OSError:
@@ -101,6 +109,8 @@ class DataPlane:
         """Close the socket and leave the device to its owner."""
         self.detach()
         self._loop.remove_reader(self._tun)
+        if self._resting is not None:
+            self._resting.cancel()
 
     @property
     def attached(self) -> bool:
@@ -130,12 +140,15 @@ class DataPlane:
             except (BlockingIOError, InterruptedError):
                 break
             except OSError as exc:
+                if exc.errno == errno.EHOSTDOWN:
+                    self._rest()
+                    break
                 # EBADFD, EIO: it was deleted under us. (One that is merely down has nothing to read.) It would be readable for ever.
                 counters["device_errors"] += 1
                 self._loop.remove_reader(self._tun)
                 self._on_lost(exc)
                 return
-            packet = data[gso.VNET.size:] if self._header else data
+            packet = data[self._skip:]
             verdict = screen.outward(packet)
             if verdict != PASS:
                 counters[f"dropped_out_{verdict}"] += 1
@@ -143,7 +156,7 @@ class DataPlane:
                 counters["dropped_out_no_tunnel"] += 1
             else:
                 packet = icmp6.without_flow_label(packet)
-                parts = gso.finished(data[:gso.VNET.size], packet) if self._header else (packet,)
+                parts = gso.finished(data[:self._skip], packet) if self._header else (packet,)
                 if parts and len(parts[0]) > self._path_mtu:
                     self._too_big(parts[0])  # and with it the rest of the burst, which is of the same size
                 else:
@@ -153,6 +166,11 @@ class DataPlane:
                 break
         if leaving and self._socket is not None:
             self._leave(self._socket, leaving)
+
+    def _rest(self) -> None:
+        """A BSD's device that is not up (tun(4)): it may be readable, and yet have nothing to read."""
+        self._loop.remove_reader(self._tun)
+        self._resting = self._loop.call_later(REST, self._loop.add_reader, self._tun, self._from_tun)
 
     def _leave(self, sock: socket.socket, packets: list[gso.Buffer]) -> None:
         if not self._segment:
@@ -197,7 +215,7 @@ class DataPlane:
         """The path to the broker carries less than thought: say so to the sender, or, where IPv6 asks for less than nothing,
         let IPv4 fragment this one packet."""
         try:
-            known = sock.getsockopt(socket.IPPROTO_IP, IP_MTU) - UDP_OVERHEAD
+            known = (sock.getsockopt(socket.IPPROTO_IP, IP_MTU) if LINUX else 0) - UDP_OVERHEAD
         except OSError:
             known = icmp6.MINIMUM_MTU
         self._path_mtu = max(icmp6.MINIMUM_MTU, min(self._mtu, known))
@@ -270,13 +288,16 @@ class DataPlane:
         self.counters["bytes_in"] += sum(map(len, packets))
         if not self._header:
             for packet in packets:
-                self._write((packet,))
+                self._in(packet)
             return
         for parts in gso.merged(packets):
             self._write(parts)
 
     def _in(self, packet: bytes) -> None:
-        self._write((gso.PLAIN, packet) if self._header else (packet,))
+        if self._header:
+            self._write((gso.PLAIN, packet))
+        else:
+            self._write((self._family, packet) if self._family else (packet,))
 
     def _write(self, parts: Sequence[bytes]) -> None:
         try:
@@ -290,7 +311,10 @@ class DataPlane:
 
 
 def _discover(sock: socket.socket, value: int) -> None:
-    """Path MTU discovery on (the outer packet is not fragmented, we hear about it) or off. Only Linux has this."""
+    """Path MTU discovery on (the outer packet is not fragmented, we hear about it) or off. Only Linux has this; elsewhere IPv4 may
+    fragment."""
+    if not LINUX:
+        return
     try:
         sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, value)
     except OSError:

@@ -2,7 +2,7 @@
 # Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
 # SPDX-License-Identifier: BSD-2-Clause
 
-"""A Linux TUN device: bare IPv6 packets in and out of the kernel."""
+"""A Linux TUN device: bare IPv6 packets in and out of the kernel. Those of other systems are in `bsd/tundev`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import errno
 import fcntl
 import os
 import re
+import socket
 import struct
+import sys
 
 from .._tsp.errors import LocalError
 
@@ -29,8 +31,12 @@ DEVICE_NAME = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9_.-]{1,15}\Z")
 """Names that the kernel takes literally (a % would be a pattern) and that are safe in a path below /proc/sys/net."""
 
 
+FAMILY_HEADER = b"" if sys.platform.startswith("linux") else struct.pack("!I", socket.AF_INET6)
+"""What stands before each packet, both ways: nothing on Linux without protocol information, else the address family (tun(4))."""
+
+
 class TunDevice:
-    """An open TUN device. It disappears, with its addresses and routes, when it is closed. fd is non-blocking."""
+    """An open TUN device. On Linux it disappears, with its addresses and routes, when it is closed. fd is non-blocking."""
 
     def __init__(self, name: str, fd: int) -> None:
         self.name = name

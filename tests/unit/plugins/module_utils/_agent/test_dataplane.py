@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import sys
@@ -15,7 +16,8 @@ from contextlib import asynccontextmanager
 from ipaddress import IPv6Address, IPv6Network
 from typing import Any
 
-from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent import icmp6
+import pytest
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent import dataplane, icmp6
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.dataplane import BATCH, DataPlane
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.screen import Screen
 
@@ -26,7 +28,7 @@ IDENTIFIER = 4242
 class Bench:
     """The kernel's side of the device, the broker's socket, and what the data plane reported."""
 
-    def __init__(self) -> None:
+    def __init__(self, family: bytes = b"") -> None:
         self.kernel, device = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.kernel.setblocking(False)
         device.setblocking(False)
@@ -38,7 +40,7 @@ class Bench:
         self.troubles: list[OSError] = []
         self.consume = True
         self.plane = DataPlane(self.device, Screen(OURS, IPv6Network("2001:db8:8000::/56")), 1472, PEER, IDENTIFIER, self._echo,
-                               self.troubles.append)
+                               self.troubles.append, family=family)
         self.client = self._connected()
         self.plane.attach(self.client)
 
@@ -73,8 +75,8 @@ class Bench:
 
 
 @asynccontextmanager
-async def bench() -> AsyncIterator[Bench]:
-    made = Bench()
+async def bench(family: bytes = b"") -> AsyncIterator[Bench]:
+    made = Bench(family)
     try:
         yield made
     finally:
@@ -226,4 +228,43 @@ def test_without_a_socket_packets_are_dropped_and_another_socket_takes_over() ->
             b.kernel.send(request(payload=b"again"))
             assert await b.received(b.broker) == request(payload=b"again")
             assert b.plane.send(request(payload=b"own")) and await b.received(b.broker) == request(payload=b"own")
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("family", [28, 24, 30])
+def test_packets_stand_behind_their_family_where_the_system_wants_it(family: int) -> None:
+    header = bytes((0, 0, 0, family))
+
+    async def run() -> None:
+        async with bench(header) as at:
+            packet = request()
+            at.kernel.send(header + packet)
+            assert await at.received(at.broker) == packet
+            answer = request(FAR, OURS)
+            at.from_broker(answer)
+            assert await at.received(at.kernel) == header + answer
+            large = request(payload=bytes(1500))
+            at.kernel.send(header + large)
+            told = await at.received(at.kernel)
+            assert told[:4] == header and told[44] == 2  # ICMPv6 Packet Too Big, to the sender
+            at.kernel.send(bytes((0, 0, 0, 2)) + b"E" + bytes(40))  # an IPv4 packet is no business of the tunnel's
+            await at.until(lambda: any(key.startswith("dropped_out_") for key in at.plane.counters))
+    asyncio.run(run())
+
+
+def test_a_device_that_is_down_is_left_alone_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, down = os.read, [True, True]
+
+    async def run() -> None:
+        async with bench(b"\0\0\0\x1c") as at:
+            def refusing(fd: int, size: int) -> bytes:
+                if fd == at.device and down:
+                    down.pop()
+                    raise OSError(errno.EHOSTDOWN, "Host is down")
+                return read(fd, size)
+            monkeypatch.setattr(dataplane.os, "read", refusing)
+            monkeypatch.setattr(dataplane, "REST", 0.01)
+            at.kernel.send(b"\0\0\0\x1c" + request())
+            assert await at.received(at.broker) == request()
+            assert not down and not at.troubles and not at.plane.counters["device_errors"]
     asyncio.run(run())
