@@ -12,6 +12,7 @@ import os
 import select
 import socket
 import struct
+import sys
 import time
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -23,7 +24,8 @@ SPACING = 0.5
 """Seconds between echo requests, and between attempts while the tunnel is not there yet."""
 PATIENCE = 4
 """Requests without a reply after which the socket is made anew."""
-ICMP6_FILTER = 1
+LINUX = sys.platform.startswith("linux")
+ICMP6_FILTER = 1 if LINUX else 18
 KINDS = {6: (128, 129, socket.IPPROTO_ICMPV6), 4: (8, 0, socket.IPPROTO_ICMP)}
 SO_BINDTODEVICE = getattr(socket, "SO_BINDTODEVICE", 25)
 
@@ -112,15 +114,13 @@ def open_socket(probe: Probe) -> socket.socket:
     _request_kind, reply, protocol = KINDS[version]
     try:
         handle = socket.socket(family, socket.SOCK_RAW, protocol)
-        if version == 6:  # block all but echo replies (RFC 3542 section 3.2)
-            blocked = [0xFFFFFFFF] * 8
-            blocked[reply >> 5] &= ~(1 << (reply & 31))
-            handle.setsockopt(socket.IPPROTO_ICMPV6, ICMP6_FILTER, struct.pack("@8I", *blocked))
+        if version == 6:
+            handle.setsockopt(socket.IPPROTO_ICMPV6, ICMP6_FILTER, only(reply, LINUX))
     except PermissionError:
         handle = socket.socket(family, socket.SOCK_DGRAM, protocol)
     try:
         handle.setblocking(False)
-        if probe.interface is not None:
+        if probe.interface is not None and LINUX:  # elsewhere the tunnel's own address as the source has to do
             handle.setsockopt(socket.SOL_SOCKET, SO_BINDTODEVICE, probe.interface.encode() + b"\0")
         if probe.source is not None:
             handle.bind((probe.source, 0))
@@ -129,6 +129,13 @@ def open_socket(probe: Probe) -> socket.socket:
         handle.close()
         raise
     return handle
+
+
+def only(kind: int, linux: bool = True) -> bytes:
+    """A struct icmp6_filter that lets one type pass (RFC 3542 section 3.2). A bit that is set blocks on Linux, and lets pass elsewhere."""
+    bits = [0] * 8
+    bits[kind >> 5] |= 1 << (kind & 31)
+    return struct.pack("@8I", *(word ^ 0xFFFFFFFF if linux else word for word in bits))
 
 
 def echo_request(handle: socket.socket, sequence: int, token: bytes) -> bytes:

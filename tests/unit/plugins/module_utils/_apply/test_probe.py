@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import struct
 import threading
 from pathlib import Path
 
@@ -126,3 +127,9 @@ def test_diff_shows_text_and_hides_secrets() -> None:
     assert file_diff(FileChange("/etc/x", None), FileState(b"\0\1", 0o644, 0, 0))["before"].startswith("(binary, 2 bytes")
     moded = file_diff(FileChange("/etc/x", b"same", 0o600), FileState(b"same", 0o644, 0, 0))
     assert (moded["before"], moded["after"]) == ("mode 0644\n", "mode 0600\n")
+
+
+@pytest.mark.parametrize(("linux", "passes"), [(True, False), (False, True)])
+def test_only_echo_replies_reach_a_raw_socket_whatever_a_set_bit_means(linux: bool, passes: bool) -> None:
+    words = struct.unpack("@8I", probing.only(129, linux))
+    assert [kind for kind in range(256) if bool(words[kind >> 5] >> (kind & 31) & 1) is passes] == [129]
