@@ -34,6 +34,7 @@ Keep this host's tunnels to tunnel brokers (RFC 5572).
 
   --config FILE       a tunnel: JSON, or an old gw6c.conf or gogoc.conf as it stands; a folder means all its *.json; may be repeated
   --foreground        stay in the foreground and log to stderr (for systemd)
+  --apply             be the part that changes the host, for an agent that was started without rights (for systemd)
   --once-check        check the configuration, the stored lease and what this host offers; print it as JSON; change nothing
   status              show the tunnels that run; --json as data
 
@@ -45,14 +46,14 @@ Old options:
 {oldargs.USAGE}
 SIGTERM ends it and takes the tunnels away; SIGHUP asks the brokers again.
 """
-FLAGS = {"--foreground": "foreground", "--once-check": "check", "--json": "json", "--help": "help"}
+FLAGS = {"--foreground": "foreground", "--apply": "apply", "--once-check": "check", "--json": "json", "--help": "help"}
 VALUES = ("--config", "--runtime-dir", "--state-dir", "--lease-file", "--name", "--user")
 RUNTIME_DIRS = ("/run/tsp", "/run/tsp-*", "/var/run/tsp", "/var/run/tsp-*")
 
 
 @dataclass(frozen=True)
 class Command:
-    """action: run | check (--once-check) | status | help | error (text says what is wrong).
+    """action: run | apply | check (--once-check) | status | help | error (text says what is wrong).
 
     configs: a tunnel each, for run and check. paths: the status files that were asked for, for status. text: what to print, with
     help on stdout, with error on stderr. code: the exit code for help (0) and error: 1 it is explained, 2 wrong usage.
@@ -97,6 +98,8 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] | None = None, platfor
             raise _Usage("--config is missing.")
         if "json" in asked.flags:
             raise _Usage("--json belongs to status.")
+        if "apply" in asked.flags:
+            return Command("apply", load(files, asked.old, asked.values, {}, platform, secret=False))
         found = load(files, asked.old, asked.values, os.environ if environ is None else environ, platform)
         return Command("check" if "check" in asked.flags else "run", found, foreground="foreground" in asked.flags or asked.old.foreground)
     except _Usage as exc:

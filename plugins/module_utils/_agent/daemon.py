@@ -72,6 +72,8 @@ class Starter:
 
     def __init__(self, pipe: int | None = None) -> None:
         self._pipe = pipe
+        self.heard = False
+        """Whether somebody heard why we end."""
 
     def ready(self) -> None:
         """Configuration, lock and device are fine: from now on we look after ourselves."""
@@ -80,7 +82,8 @@ class Starter:
 
     def failed(self, message: str) -> bool:
         """We end, and why. Returns whether somebody was there to hear it."""
-        return self._say(message.encode("utf-8", "replace")[:4000])
+        self.heard = self._say(message.encode("utf-8", "replace")[:4000])
+        return self.heard
 
     def _say(self, words: bytes) -> bool:
         if self._pipe is None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import logging
 import os
 import select
@@ -22,7 +23,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from .._tsp.errors import LocalError
+from .._tsp.errors import LocalError, TspError
 from .applier.host import HostApplier, private_folder
 from .applier.serve import serve
 from .confine import drop
@@ -80,6 +81,8 @@ def split(configs: Sequence[AgentConfig], make: Callable[[AgentConfig, logging.L
         finally:
             os._exit(code)
     theirs.close()
+    if not all(_open_to_all(path) for path in (sys.argv[0], os.__file__)):
+        _load_all()
     try:
         for lack in drop(user):
             log.info("%s", lack)
@@ -88,6 +91,31 @@ def split(configs: Sequence[AgentConfig], make: Callable[[AgentConfig, logging.L
         os.waitpid(child, 0)
         raise
     return ours, child
+
+
+def _open_to_all(path: str) -> bool:
+    """Whether any user may read this file."""
+    path = os.path.realpath(path)
+    try:
+        while path != os.path.dirname(path):
+            mode = os.stat(path).st_mode
+            if not mode & (0o001 if os.path.isdir(path) else 0o004):
+                return False
+            path = os.path.dirname(path)
+    except OSError:
+        return False
+    return True
+
+
+def _load_all() -> None:
+    """What would be imported when it is first needed, while we may still read it: our program or Python lies where only root can look."""
+    from .._tsp.dsakey import library
+
+    for name in (".._tsp.digest_md5", ".._tsp.passdss", "encodings.idna", "concurrent.futures.thread", "_strptime", "linecache", "pwd",
+                 "select", "ctypes"):
+        importlib.import_module(name, __package__)
+    with contextlib.suppress(TspError):
+        library()
 
 
 def ended(child: int, log: logging.Logger) -> None:

@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import Sequence
 
 from .._apply.plan import Probe
@@ -20,7 +21,7 @@ from .._exchange.source import Source
 from .._module.pathmtu import path_mtu
 from .._tsp.errors import LocalError, TspError
 from .._tsp.lease import Lease
-from . import processes
+from . import logs, processes
 from .applier.host import HostApplier, private_folder
 from .applier.local import LocalApplier
 from .applier.port import Applier
@@ -30,10 +31,12 @@ from .daemon import Lock, Starter
 from .hooks import run as run_hook
 from .kernel import HostKernel
 from .leases import LeaseFile
+from .metrics import Metrics
 from .settings import AgentConfig
 from .tun import open_tun
 from .tunnel import Tunnel
 
+PROGRAM = logs.PROGRAM
 SETTLE, LONGEST_SETTLE = 1.0, 300.0
 """Seconds between two looks at whether radvd knows of the lease."""
 
@@ -43,34 +46,89 @@ def host_applier(config: AgentConfig, log: logging.Logger) -> HostApplier:
     return HostApplier(config, HostKernel(), functools.partial(open_tun, offload=True), log, hook=run_hook, advertise=_advertise)
 
 
-def serve(configs: Sequence[AgentConfig], starter: Starter, log: logging.Logger) -> int:
-    """Keep these tunnels until SIGTERM. Returns the exit code. Raises TspError for what keeps it from starting."""
+def serve(configs: Sequence[AgentConfig], starter: Starter, foreground: bool) -> int:
+    """Keep these tunnels until SIGTERM. Returns the exit code; what went wrong is in the log, and told to who started us."""
+    log = logging.getLogger(PROGRAM)
+    try:
+        return _serve(configs, starter, foreground)
+    except TspError as exc:
+        if not starter.heard and not starter.failed(f"{PROGRAM}: {exc}"):
+            _say(log, exc)
+        return 1
+    except Exception as exc:
+        log.exception("a defect of the agent")
+        starter.failed(f"{PROGRAM}: a defect of the agent: {type(exc).__name__}: {exc}")
+        return 1
+    finally:
+        logs.close(log)
+
+
+def _serve(configs: Sequence[AgentConfig], starter: Starter, foreground: bool) -> int:
     user = processes.user_of(configs)
-    with contextlib.ExitStack() as held:
-        for config in configs:
-            held.enter_context(Lock(config.runtime_file("pid"), _uid(user)))
-            held.callback(_remove, config, "status.json", "status.json.new")
-        child, sock = 0, None
-        if user:
-            sock, child = processes.split(configs, host_applier, user, log)
-        elif not processes.may_change_the_host():
-            sock = processes.await_applier(configs)
-        else:
+    log = logging.getLogger(PROGRAM)
+    child, sock, held_all = 0, None, False
+    try:
+        with contextlib.ExitStack() as held:
             for config in configs:
-                private_folder(config)
-        code = asyncio.run(_run(configs, sock, starter, log))
-    if child:
-        processes.ended(child, log)
+                held.enter_context(Lock(config.runtime_file("pid"), _uid(user)))
+                held.callback(_remove, config, "status.json", "status.json.new")
+            held_all = True
+            log = _log(configs, foreground)
+            if user:
+                sock, child = processes.split(configs, host_applier, user, log)
+            elif not processes.may_change_the_host():
+                sock = processes.await_applier(configs)
+            else:
+                for config in configs:
+                    private_folder(config)
+            code = asyncio.run(_run(configs, sock, starter, log))
+            if code == 0 and not foreground:
+                _forget_log(configs)
+        return code
+    finally:
+        if sock is not None:
+            sock.close()
+        if child:
+            processes.ended(child, log)
+        elif held_all:
+            for config in configs:
+                processes.tidy(config)
+
+
+def apply(configs: Sequence[AgentConfig]) -> int:
+    """Be the part that changes the host for an agent without rights (--apply). Returns the exit code."""
+    log = _log(configs, True)
+    try:
+        processes.apply_for(configs, host_applier, log)
+        return 0
+    except TspError as exc:
+        log.error("%s", exc)
+        return 1
+    finally:
+        logs.close(log)
+
+
+def _log(configs: Sequence[AgentConfig], foreground: bool) -> logging.Logger:
+    secrets = [config.options.credentials.password for config in configs if config.options.credentials is not None]
+    log = logs.set_up(configs[0], foreground, [secret for secret in secrets if secret])
+    for config in configs:
+        for warning in config.warnings:
+            log.warning("%s", warning)
+    return log
+
+
+def _forget_log(configs: Sequence[AgentConfig]) -> None:
+    """The log of an agent in the background that ended as it should, or whose end was told to who started it."""
+    for config in configs:
+        _remove(config, "log", "log.1")
+
+
+def _say(log: logging.Logger, exc: TspError) -> None:
+    """To the log where there is one already, else to stderr."""
+    if log.handlers:
+        log.error("%s", exc)
     else:
-        for config in configs:
-            processes.tidy(config)
-    return code
-
-
-def apply(configs: Sequence[AgentConfig], log: logging.Logger) -> int:
-    """Be the part that changes the host for an agent without rights (--apply). Returns the exit code. Raises TspError."""
-    processes.apply_for(configs, host_applier, log)
-    return 0
+        sys.stderr.write(f"{PROGRAM}: {exc}\n")
 
 
 async def _run(configs: Sequence[AgentConfig], sock: socket.socket | None, starter: Starter, log: logging.Logger) -> int:
@@ -84,6 +142,7 @@ async def _run(configs: Sequence[AgentConfig], sock: socket.socket | None, start
         for agent in agents:
             agent.stop()
 
+    metrics = Metrics(configs, lambda: [agent.status() for agent in agents])
     channel = None if sock is None else Channel(sock, lost, log)
     for config in configs:
         applier: Applier = LocalApplier(host_applier(config, log)) if channel is None else RemoteApplier(channel, config.name)
@@ -102,7 +161,10 @@ async def _run(configs: Sequence[AgentConfig], sock: socket.socket | None, start
             await asyncio.sleep(0.01)
         failed = [task.exception() for task in running if task.done() and task.exception() is not None]
         if len(failed) == len(running) and failed[0] is not None:
+            if starter.failed(f"{PROGRAM}: {failed[0]}"):
+                _forget_log(configs)
             raise failed[0]
+        await metrics.start()
         starter.ready()
         done = await asyncio.gather(*running, return_exceptions=True)
     finally:
@@ -112,8 +174,9 @@ async def _run(configs: Sequence[AgentConfig], sock: socket.socket | None, start
             if not task.done():
                 agent.stop()
         await asyncio.gather(*running, return_exceptions=True)
+        await metrics.stop()
         if channel is not None:
-            channel.close()
+            channel.let_go()
     code = 0
     for config, result in zip(configs, done):
         if isinstance(result, TspError):

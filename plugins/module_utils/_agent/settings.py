@@ -108,7 +108,7 @@ class AgentConfig:
 
     roaming: watch this host's addresses and default route, and ask the broker again when they change. renew_at: the share of the
     lifetime after which the lease is renewed. preferred: the broker to go back to, looked for every return_after seconds (0: only when
-    told by SIGHUP). user: whom the part that reads the network becomes when we start as root ("root" keeps all in one process). radvd: None, or
+    told by SIGHUP). user: whom the part that reads the network becomes, started as root ("root" keeps all in one process). radvd: None, or
     who advertises the delegated prefix on the LAN, see `advertise`. devices: the name of the device for some modes, in place of device
     (an old file has one for each). warnings: what the file said and we do not do, each with its reason.
     """

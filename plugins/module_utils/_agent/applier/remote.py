@@ -67,12 +67,11 @@ class Channel:
             raise wire.error_from(answer["error"])
         return answer.get("value"), found
 
-    def close(self) -> None:
-        """End the connection: the other side takes away what is left, and ends."""
+    def let_go(self) -> None:
+        """Ask no more. The socket stays its owner's: once it is closed, the other side takes away what is left, and ends."""
         if not self._gone:
             self._gone = True
             self._loop.remove_reader(self._sock.fileno())
-            self._sock.close()
 
     def _read(self) -> None:
         try:
@@ -90,7 +89,7 @@ class Channel:
     def _end(self) -> None:
         if self._gone:
             return
-        self.close()
+        self.let_go()
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_exception(_ended())
         self._on_gone()

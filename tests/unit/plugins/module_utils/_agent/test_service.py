@@ -84,7 +84,7 @@ def configuration(folder: Path, **changes: object) -> Path:
     # A broker that is certainly silent: the agent comes up and waits, and touches nothing of this machine.
     path.write_text(json.dumps({
         "request": {"mode": "v6v4"}, "broker": {"brokers": ["127.0.0.1:9"], "auth_method": "anonymous", "transports": "udp"},
-        "device": "tsptest0", "lease_file": str(folder / "lease"), "state_dir": str(folder / "state"),
+        "device": "tsptest0", "user": "root", "lease_file": str(folder / "lease"), "state_dir": str(folder / "state"),
         "runtime_dir": str(folder / "run"), **changes}))
     return path
 
