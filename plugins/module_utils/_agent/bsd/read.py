@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
-HEAD = re.compile(r"(?P<name>\S+?): flags=[0-9a-f]+(<(?P<flags>[^>]*)>)?(.* mtu (?P<mtu>\d+))?")
+HEAD = re.compile(r"(?P<name>\S+?): flags=(0x)?[0-9a-f]+(<(?P<flags>[^>]*)>)?(.* mtu (?P<mtu>\d+))?")
 ARROWS = ("-->", "->")
 WHOLE = {4: 32, 6: 128}
 
@@ -78,7 +78,7 @@ def _detail(here: Interface, words: list[str]) -> None:
     if not words:
         return
     first = words[0]
-    if first in ("inet", "inet6"):
+    if first in ("inet", "inet6") and len(words) > 1:
         address = _address(words)
         if address is not None:
             here.addresses.append(address)
@@ -106,7 +106,7 @@ def _address(words: list[str]) -> Address | None:
             value = int(mask, 16) if mask.startswith("0x") else int(ip_address(mask))
             length = str(bin(value).count("1"))
         return Address(str(address), int(length) if length else WHOLE[address.version], peer)
-    except (ValueError, IndexError):
+    except ValueError:
         return None
 
 
