@@ -129,7 +129,7 @@ def test_the_whole_way_and_back(fleet: Fleet) -> None:
     assert run.returncode == 0 and run.changed == 0, run.output
 
 
-@pytest.mark.parametrize("playbook", ["provision", "render", "teardown"])
+@pytest.mark.parametrize("playbook", ["provision", "render", "status", "teardown"])
 def test_a_group_says_which_hosts_are_meant(playbook: str, tmp_path: Path) -> None:
     ansible = Ansible(tmp_path)
     everybody: dict[str, Any] = {"all": {"hosts": {"db": {}}, "children": {"tunnels": {"hosts": {"r1": {}}}}}}

@@ -24,7 +24,7 @@ CONNECTED, CONNECTING, IDLE, ERROR = "Connected", "Connecting", "Disconnected (i
 """The guide's words for `tunnel_status`."""
 WORDS = {"up": CONNECTED, "starting": CONNECTING, "proving": CONNECTING, "negotiating": CONNECTING, "lost": CONNECTING, "stopped": IDLE}
 """Of a state. Any other one waits: because of an error, or for want of anything to do."""
-STATES = (*WORDS, "waiting")
+STATES = (*WORDS, "waiting", "refused")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from .._tsp.errors import LocalError
@@ -26,10 +27,14 @@ def tunnel_table(rows: Any, devices: Any = ()) -> str:
     if devices:
         known = {str(row.get("device")): row for row in rows}
         rows = [known.pop(str(name), {"device": name, "error": "not reached"}) for name in devices] + list(known.values())
-    lines = [HEADINGS] + [_cells(row) for row in rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
-    lines.insert(1, tuple("-" * width for width in widths))
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
+    return aligned([HEADINGS] + [_cells(row) for row in rows])
+
+
+def aligned(lines: Sequence[tuple[str, ...]]) -> str:
+    """Lines of text with aligned columns, the first underlined. All lines have the same number of cells."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    ruled = [lines[0], tuple("-" * width for width in widths), *lines[1:]]
+    return "\n".join("  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip() for line in ruled)
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
@@ -37,7 +42,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     mode = lease.get("mode")
     # What the tunnel carries is what people look for: with v4v6 that is our IPv4 address.
     address = (lease.get("client") or {}).get("ipv4" if mode == "v4v6" else "ipv6")
-    return tuple(_text(value) for value in (row.get("device"), row.get("platform"), mode, address, lease.get("prefix"), _proved(row)))
+    return tuple(cell(value) for value in (row.get("device"), row.get("platform"), mode, address, lease.get("prefix"), _proved(row)))
 
 
 def _proved(row: dict[str, Any]) -> str | None:
@@ -52,7 +57,7 @@ def _proved(row: dict[str, Any]) -> str | None:
     return "yes" if rtt is None else f"yes, {float(rtt):.1f} ms"
 
 
-def _text(value: Any) -> str:
+def cell(value: Any) -> str:
     """One printable line; a dash for nothing."""
     text = "" if value is None else " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())
     return text or NOTHING

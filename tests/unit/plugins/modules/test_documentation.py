@@ -13,7 +13,8 @@ import yaml
 from ansible_collections.tunnelbroker.tsp.plugins.doc_fragments import attributes, broker
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._linux.info_task import SPEC as LINUX_SPEC
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.argspec import INFO_SPEC, TUNNEL_SPEC
-from ansible_collections.tunnelbroker.tsp.plugins.modules import broker_info, linux_info, tunnel
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.tunnel_info_task import SPEC as TUNNELS_SPEC
+from ansible_collections.tunnelbroker.tsp.plugins.modules import broker_info, linux_info, tunnel, tunnel_info
 
 FRAGMENTS = {
     "tunnelbroker.tsp.attributes": attributes.ModuleDocFragment.DOCUMENTATION,
@@ -21,7 +22,7 @@ FRAGMENTS = {
     "tunnelbroker.tsp.broker.login": broker.ModuleDocFragment.LOGIN,
     "tunnelbroker.tsp.broker.request": broker.ModuleDocFragment.REQUEST,
 }
-MODULES = [(tunnel, TUNNEL_SPEC), (broker_info, INFO_SPEC), (linux_info, LINUX_SPEC)]
+MODULES = [(tunnel, TUNNEL_SPEC), (broker_info, INFO_SPEC), (linux_info, LINUX_SPEC), (tunnel_info, TUNNELS_SPEC)]
 NAMES = [module.__name__.rpartition(".")[2] for module, _spec in MODULES]
 
 

@@ -92,7 +92,7 @@ def test_packets_of_the_kernels_own_tunnels_are_the_devices() -> None:
 @pytest.mark.parametrize("state, error, words", [
     ("up", ERROR, "Connected"), ("lost", ERROR, "Connecting"), ("negotiating", None, "Connecting"),
     ("waiting", ERROR, "Disconnected (error)"), ("waiting", None, "Disconnected (idle)"),
-    ("given_up", ERROR, "Disconnected (error)"), ("stopped", None, "Disconnected (idle)")])
+    ("refused", ERROR, "Disconnected (error)"), ("stopped", None, "Disconnected (idle)")])
 def test_a_state_is_told_in_the_guides_words(state: str, error: RemoteError | None, words: str) -> None:
     assert built(replace(UP, state=state, error=error and error.to_dict()))["tunnel_status"] == words
 
