@@ -48,25 +48,33 @@ CREDENTIAL = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9_.@-]{1,255}\Z")
 def load(path: str, environ: Mapping[str, str] | None = None) -> AgentConfig:
     """Read and check a configuration file, password included. environ: for CREDENTIALS_DIRECTORY, by default this process's.
 
-    Raises LocalError: `config_unreadable`, `config_invalid` (all that is wrong, in one sentence), `password_unreadable`,
+    Raises LocalError: `config_unreadable`, `config_exposed`, `config_invalid` (all that is wrong, in one sentence), `password_unreadable`,
     `password_exposed` (others may read it).
     """
     return parse_text(read_file(path), path, environ)
 
 
 def read_file(path: str) -> bytes:
-    """Raises LocalError `config_unreadable`, also where it is no plain file or far too large."""
+    """The bytes of a configuration, which can name programs that run as root.
+
+    Raises LocalError `config_unreadable`, also where it is no plain file or far too large; `config_exposed` where anybody could have
+    written it.
+    """
     try:
         # Not to block: opening a pipe would wait for somebody to write into it.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
                 raise OSError(errno.EINVAL, "it is no plain file")
             text = file.read(LARGEST_FILE + 1)
         if len(text) > LARGEST_FILE:
             raise OSError(errno.EFBIG, "it is far too large")
-        return text
     except OSError as exc:
         raise LocalError("config_unreadable", f"{path} cannot be read: {exc.strerror}.", "Check the path and the rights.") from None
+    if found.st_mode & 0o002 or found.st_uid not in (0, os.geteuid()):
+        raise LocalError("config_exposed", f"{path} is not used: somebody else than root and we can change it.",
+                         f"chown root {path} && chmod o-w {path}, after a look at what stands in it.")
+    return text
 
 
 def is_json(text: bytes) -> bool:

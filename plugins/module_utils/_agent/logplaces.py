@@ -27,6 +27,8 @@ MODE = 0o640
 KEPT = 20
 """Older files of a log with rotation: the newest so many stay, so that nothing fills a disk."""
 LONGEST_LINE = 8192
+PATIENCE = 0.1
+"""Seconds."""
 
 
 class Place(Protocol):
@@ -83,7 +85,7 @@ class Console:
 
     def write(self, level: int, when: float, lines: list[str]) -> None:
         # Opened each time: it may hang up, and must not become our terminal.
-        handle = os.open(self.name, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
+        handle = os.open(self.name, os.O_WRONLY | os.O_APPEND | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             os.write(handle, "".join(f"tsp-agent: {qualifier(level)}: {line}\r\n" for line in lines).encode())
         finally:
@@ -94,13 +96,17 @@ class Console:
 
 
 class Syslog:
-    """The local syslog daemon, over its socket; never over the network. What it does not take at once is lost."""
+    """The local syslog daemon, over its socket; never over the network.
+
+    It gets PATIENCE seconds to take a line, since some kernels queue ten for it; one that let them pass gets none until it takes one.
+    """
 
     def __init__(self, facility: str, paths: tuple[str, ...] = SYSLOG_SOCKETS) -> None:
         self.name = "syslog"
         self._facility = FACILITIES[facility]
         self._paths = paths
         self._socket: socket.socket | None = None
+        self._stuck = False
 
     def write(self, level: int, when: float, lines: list[str]) -> None:
         number = self._facility * 8 + priority(level)
@@ -108,10 +114,23 @@ class Syslog:
             # Without time and host: the daemon puts its own.
             data = f"<{number}>tsp-agent[{os.getpid()}]: {qualifier(level)}: {line[:LONGEST_LINE]}".encode()
             try:
-                self._connected().send(data)
+                self._send(data)
+            except (BlockingIOError, TimeoutError):
+                raise
             except OSError:
                 self.close()  # the daemon was started anew: its socket is another one
-                self._connected().send(data)
+                self._send(data)
+
+    def _send(self, data: bytes) -> None:
+        connected = self._connected()
+        connected.settimeout(0 if self._stuck else PATIENCE)
+        self._stuck = True
+        try:
+            connected.send(data)
+        except OSError as exc:
+            # Python 3.9 has a class of its own for it, without a number.
+            raise TimeoutError(errno.ETIMEDOUT, "it takes no lines") if exc.errno in (None, errno.EAGAIN) else exc from None
+        self._stuck = False
 
     def _connected(self) -> socket.socket:
         if self._socket is not None:
@@ -119,7 +138,6 @@ class Syslog:
         import socket
 
         made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        made.setblocking(False)
         last: OSError = FileNotFoundError(errno.ENOENT, "there is no syslog daemon")
         for path in self._paths:
             try:

@@ -194,7 +194,7 @@ class Handler(logging.Handler):
         lines = [printable(line) for line in self._clean(text).splitlines() or [""]]
         try:
             if self._lost:
-                lines.insert(0, f"{self._lost} lines could not be written here")
+                lines.insert(0, f"{self._lost} messages could not be written here")
             self._place.write(record.levelno, record.created, lines)
             self._lost = 0
         except (OSError, ValueError) as exc:
@@ -216,4 +216,4 @@ class Handler(logging.Handler):
 
 def printable(line: str) -> str:
     """No terminal is steered by what a broker sent, and no line is two."""
-    return "".join(c if c.isprintable() or c == "\t" else f"\\x{ord(c):02x}" for c in line)
+    return "".join(c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode() for c in line)

@@ -88,6 +88,8 @@ def agent_config(conf: OldConf, args: OldArgs | None = None, given: Given | None
     args, given, host = args or OldArgs(), given or Given(), host or Host()
     wrong: list[str] = []
     warnings = list(conf.warnings)
+    if args.unexplained:
+        warnings.append("-c: no document of gw6c says what it does; nothing is done for it.")
     name = _name(conf, given, wrong)
     state_dir, runtime_dir = given.state_dir or "/var/lib/tsp", given.runtime_dir or "/run/tsp"
     for option, value in (("--state-dir", state_dir), ("--runtime-dir", runtime_dir), ("--lease-file", given.lease_file or "/")):

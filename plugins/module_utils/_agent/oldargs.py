@@ -33,7 +33,7 @@ DEFAULT_FILES = {
 
 @dataclass
 class OldArgs:
-    """keys: what takes the place of a line of the file, with the option that says so."""
+    """keys: what takes the place of a line of the file. boot: -b. accept_keys: -y. unexplained: -c, which no document describes."""
 
     file: str = ""
     keys: dict[str, str] = field(default_factory=dict)
@@ -41,13 +41,13 @@ class OldArgs:
     foreground: bool = False
     boot: bool = False
     accept_keys: bool = False
-    check: bool = False
+    unexplained: bool = False
     help: bool = False
 
     @property
     def changes(self) -> bool:
         """Whether anything takes the place of what a configuration says; but for -v, which any may have beside it."""
-        return bool(self.keys or self.boot or self.accept_keys or self.check)
+        return bool(self.keys or self.boot or self.accept_keys or self.unexplained)
 
     def take(self, word: str, rest: list[str]) -> None:
         """One word of single-letter options (`-vvv`, `-i`, `-isit1`); takes a value from `rest`. Raises ValueError with a sentence."""
@@ -71,7 +71,7 @@ class OldArgs:
             elif letter == "y":
                 self.accept_keys = True
             elif letter == "c":
-                self.check = True
+                self.unexplained = True
             elif letter == "h":
                 self.help = True
             else:
