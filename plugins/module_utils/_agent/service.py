@@ -33,7 +33,6 @@ from .kernel import HostKernel
 from .leases import LeaseFile
 from .metrics import Metrics
 from .settings import AgentConfig
-from .tun import open_tun
 from .tunnel import Tunnel
 
 PROGRAM = logs.PROGRAM
@@ -43,7 +42,7 @@ SETTLE, LONGEST_SETTLE = 1.0, 300.0
 
 def host_applier(config: AgentConfig, log: logging.Logger) -> HostApplier:
     """The part that changes this host, for one tunnel."""
-    return HostApplier(config, HostKernel(), functools.partial(open_tun, offload=True), log, hook=run_hook, advertise=_advertise)
+    return HostApplier(config, HostKernel(), log, hook=run_hook, advertise=_advertise)
 
 
 def serve(configs: Sequence[AgentConfig], starter: Starter, foreground: bool) -> int:

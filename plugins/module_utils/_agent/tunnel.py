@@ -47,6 +47,8 @@ class Tunnel:
         self._identifier = int.from_bytes(os.urandom(2), "big")
         self._addresses: tuple[IPv6Address, IPv6Address] | None = None
         self.numbers: dict[str, Any] | None = None
+        self.name = config.device
+        """Of the device, as it is called on this host."""
         self.data_plane: str | None = None
         """What carries the packets: tun, fou, sit, ip6tnl; None while nothing does. data_plane_why: a sentence."""
         self.data_plane_why = ""
@@ -109,13 +111,14 @@ class Tunnel:
             raise LocalError("socket_missing", "A v6udpv4 tunnel came without its UDP socket.", "This is a defect of the agent.")
         made = await self._applier.set_up(lease, kind, sock)
         if made.device is not None:
-            self._device = TunDevice(self._config.device_of(lease.grant.mode), made.device)
+            self._device = TunDevice(made.name, made.device)
         if kind == "tun" and sock is not None and self._device is not None:
             self._attach(self._device, lease, made.numbers, sock)
         elif made.echo is not None:
             self._pinger = self._pinger or _Pinger(self._on_reply, self._on_trouble)
             self._pinger.use(made.echo)
         self.numbers = made.numbers
+        self.name = made.name
         return made.done
 
     def ping(self, sequence: int) -> None:

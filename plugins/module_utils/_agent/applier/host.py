@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import socket
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import ip_address
@@ -22,9 +23,9 @@ from ..._module import leasestore
 from ..._module.plan import tunnel_plan
 from ..._tsp.errors import ApplyError, LocalError
 from ..._tsp.lease import Lease
-from .. import fou
-from ..link import Kernel, Link
-from ..linkplan import FORWARDING_OF, KINDS, make_plan
+from .. import platforms
+from ..link import Kernel
+from ..linkplan import KINDS
 from ..settings import AgentConfig
 from ..tun import TunDevice
 from .port import SetUp
@@ -41,27 +42,28 @@ Advertise = Callable[[AgentConfig, Lease, logging.Logger], None]
 class HostApplier:
     """The methods of port.Applier, as plain calls. hook: runs the user's programs. advertise: tells radvd of another prefix."""
 
-    def __init__(self, config: AgentConfig, kernel: Kernel, open_device: Callable[[str], TunDevice], log: logging.Logger, *,
-                 hook: Hook | None = None, advertise: Advertise | None = None) -> None:
+    def __init__(self, config: AgentConfig, kernel: Kernel, log: logging.Logger, *, hook: Hook | None = None,
+                 advertise: Advertise | None = None, platform: str = sys.platform) -> None:
         self._config = config
         self._kernel = kernel
-        self._open_device = open_device
+        self._platform = platform
         self._log = log
         self._hook = hook
         self._advertise = advertise
-        self._link = Link(kernel, config.private_file("undo.json"))
+        self._link = platforms.make_link(kernel, config.private_file("undo.json"), platform)
         self._has_device = False
         self._lease: Lease | None = None
 
     def recover(self) -> bool:
         if self._config.hooks.script_sets_up:
             return False  # the device is the user's program's business
-        devices = dict.fromkeys((self._config.device, *dict(self._config.devices).values()))
+        devices = dict.fromkeys(platforms.device_name(self._config.device_of(mode), kind, self._platform)
+                                for mode, kinds in KINDS.items() for kind in kinds if kind != "fou")
         found = [self._link.recover(device, self._config.name) for device in devices]
         return any(found)
 
     def fou_missing(self) -> str:
-        return fou.missing(self._kernel)
+        return platforms.fou_missing(self._kernel, self._platform)
 
     def set_up(self, lease: Lease, kind: str, sock: socket.socket | None) -> SetUp:
         self.check(lease)
@@ -70,8 +72,7 @@ class HostApplier:
             raise LocalError("lease_refused", f"{kind!r} carries no tunnel of mode {lease.grant.mode}.", "This is a defect of the agent.")
         link, device = config.link, config.device_of(lease.grant.mode)
         numbers = tunnel_plan(lease, lan_interfaces=list(link.lan_interfaces), mtu=link.mtu, link_mtu=link.link_mtu)
-        single = self._kernel.get_sysctl(FORWARDING_OF[6].format("default")) is not None
-        plan = make_plan(numbers, link, device, config.name, kind=kind, force_forwarding=single)
+        plan = platforms.make_plan(numbers, link, device, config.name, kind, self._kernel, self._platform)
         if config.hooks.script_sets_up:
             # The user's program does it all, as the old client's template did: what is left to us is the TUN device.
             plan = replace(plan, steps=(), replace=False, table=None)
@@ -84,12 +85,12 @@ class HostApplier:
                 if sock is not None:
                     _enlarge(sock)
                 if not self._has_device:
-                    made = self._open_device(device)
+                    made = platforms.open_tun(device, self._link, self._platform)
                     self._has_device = True
             done = self._link.apply(plan, None if sock is None or kind == "tun" else sock.close)
             self._welcome(lease)
-            echo = None if kind == "tun" else self._echo(numbers, device)
-            return SetUp(done, numbers, None if made is None else made.fd, echo)
+            echo = None if kind == "tun" else self._echo(numbers, plan.device)
+            return SetUp(done, numbers, plan.device, None if made is None else made.fd, echo)
         except BaseException:
             if made is not None:
                 made.close()

@@ -117,7 +117,7 @@ class RemoteApplier:
         device = found.pop(0) if value["device"] else None
         echo = socket.socket(fileno=found.pop(0)) if value["echo"] else None
         wire.close(found)
-        return SetUp(value["done"], value["numbers"], device, echo)
+        return SetUp(value["done"], value["numbers"], value["name"], device, echo)
 
     async def free_port(self) -> None:
         await self._ask("free_port")

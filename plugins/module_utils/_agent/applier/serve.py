@@ -93,7 +93,8 @@ def _set_up(host: HostApplier, message: dict[str, Any], descriptors: list[int]) 
     out = [] if found.device is None else [found.device]
     if found.echo is not None:
         out.append(found.echo.detach())
-    return {"done": found.done, "numbers": found.numbers, "device": found.device is not None, "echo": found.echo is not None}, out
+    told = {"done": found.done, "numbers": found.numbers, "name": found.name}
+    return {**told, "device": found.device is not None, "echo": found.echo is not None}, out
 
 
 def _free_port(host: HostApplier, _message: dict[str, Any], _descriptors: list[int]) -> Answer:
