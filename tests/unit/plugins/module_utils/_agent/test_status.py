@@ -131,8 +131,8 @@ def test_a_disconnected_tunnel_says_why_and_costs_the_exit_code(tmp_path: Path) 
     assert values(second)["Last error"] == f"{ERROR.message} {ERROR.hint} (auth_failed, 2026-11-23T12:00:00Z)"
     code, text = shown(str(tmp_path), as_json=True)
     assert code == 3
-    assert [(one["name"], one["connected"], one["duration_s"]) for one in json.loads(text)["tunnels"]] == [("b", False, 93784),
-                                                                                                          ("tsp", True, 93784)]
+    told = json.loads(text)["tunnels"]
+    assert [(one["name"], one["connected"], one["duration_s"]) for one in told] == [("b", False, 93784), ("tsp", True, 93784)]
 
 
 def test_a_status_that_nobody_writes_any_more_is_not_connected(tmp_path: Path) -> None:
