@@ -7,11 +7,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.config import load, parse, read_password
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.settings import AgentConfig
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.ask import target_place
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.errors import LocalError
 
@@ -69,6 +71,67 @@ def test_everything_wrong_is_named() -> None:
     ({"name": "x\ny"}, "name is not a line of text")])
 def test_one_thing_wrong(change: dict[str, Any], part: str) -> None:
     assert part in wrong({**MINIMAL, **change})
+
+
+FULL: dict[str, Any] = {
+    "keepalive": {"longest_interval": 20, "misses": 5, "probe_nat": True},
+    "retry": {"first_delay": 2, "longest_delay": 60, "auth_tries": 1, "reconnect": False},
+    "hooks": {"script": "/etc/tsp/up", "script_sets_up": True, "lease": "/etc/tsp/lease", "home_dir": "/usr/local/gw6c", "timeout": 5},
+    "log": {"stderr": 3, "console": 1, "file": 2, "syslog": 1, "filename": "/var/log/tsp.log", "rotation": False, "rotation_size": 128,
+            "rotation_delete": True, "syslog_facility": "LOCAL3"},
+    "metrics": {"textfile": "/var/lib/node_exporter/tsp.prom", "listen": "[::1]:9653"},
+    "roaming": False, "renew_at": 0.5, "user": "tsp", "devices": {"v6v4": "sit1"}}
+
+
+def test_every_value_has_its_place() -> None:
+    config = parse({**MINIMAL, **FULL, "broker": {**MINIMAL["broker"], "brokers": ["a.example", "b.example"], "preferred": "b.example:3653",
+                                                  "return_after": 600, "choose": "nearest"}})
+    for section in ("keepalive", "retry", "hooks", "log", "metrics"):
+        assert vars(getattr(config, section)) == FULL[section], section
+    assert (config.roaming, config.renew_at, config.user) == (False, 0.5, "tsp")
+    assert (config.device_of("v6v4"), config.device_of("v4v6")) == ("sit1", "tsp0")
+    assert (config.preferred, config.return_after, config.options.choose) == ("b.example:3653", 600, "nearest")
+    assert not [f.name for f in fields(AgentConfig) if getattr(config, f.name) == getattr(parse(MINIMAL), f.name)
+                and f.name not in ("name", "device", "request", "link", "lease_file", "state_dir", "runtime_dir", "log_level", "radvd",
+                                   "warnings")], "a field that nothing sets"
+
+
+@pytest.mark.parametrize(("change", "part"), [
+    ({"keepalive": {"misses": 0}}, "keepalive.misses is 0"), ({"keepalive": {"probe_nat": 1}}, "keepalive.probe_nat is neither"),
+    ({"retry": {"first_delay": 0}}, "retry.first_delay is 0"), ({"retry": {"first_delay": 9, "longest_delay": 3}}, "less than first_delay"),
+    ({"retry": {"auth_tries": 0}}, "retry.auth_tries"), ({"retry": {"tries": 1}}, "retry.tries is not known"),
+    ({"hooks": {"script": "up.sh"}}, "hooks.script is 'up.sh'; it must be an absolute path"),
+    ({"hooks": {"script_sets_up": True}}, "there is no script"), ({"hooks": {"timeout": 0}}, "hooks.timeout is 0"),
+    ({"log": {"file": 1}}, "log.file is 1, but there is no filename"), ({"log": {"stderr": 4}}, "log.stderr is 4"),
+    ({"log": {"console": True}}, "log.console is True"), ({"log": {"rotation_size": 64}}, "it can be 16, 32, 128, 1024"),
+    ({"log": {"syslog_facility": "MAIL"}}, "it can be USER, LOCAL0"), ({"metrics": {"textfile": "/x/tsp.txt"}}, "*.prom"),
+    ({"metrics": {"listen": "0.0.0.0:9653"}}, "loopback"), ({"metrics": {"listen": "127.0.0.1"}}, "loopback"),
+    ({"metrics": {"listen": "127.0.0.1:0"}}, "loopback"), ({"metrics": {"listen": "localhost:9653"}}, "loopback"),
+    ({"renew_at": 1}, "renew_at is 1"), ({"roaming": "yes"}, "roaming is neither"), ({"user": "a b"}, "user is 'a b'"),
+    ({"devices": {"v6anyv4": "x"}}, "devices.v6anyv4 is not known"), ({"devices": {"v6v4": "a/b"}}, "devices.v6v4 is 'a/b'"),
+    ({"broker": {**MINIMAL["broker"], "preferred": "other.example"}}, "preferred is 'other.example', which is none of"),
+    ({"broker": {**MINIMAL["broker"], "choose": "any"}}, "choose: 'any' is unknown"), ({"radvd": []}, "radvd is not an object")])
+def test_one_new_thing_wrong(change: dict[str, Any], part: str) -> None:
+    assert part in wrong({**MINIMAL, **change})
+
+
+def test_a_credential_of_systemd(tmp_path: Path) -> None:
+    data: dict[str, Any] = {**MINIMAL, "broker": {"brokers": ["broker.example"], "username": "alice", "credential": "tsp.secret"}}
+    (tmp_path / "tsp.secret").write_text("sword\n")
+    environ = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    for mode in (0o400, 0o440):  # the mask of an access list stands where the rights of a group do
+        (tmp_path / "tsp.secret").chmod(mode)
+        assert parse(data, environ=environ).options.credentials.password == "sword"
+    for mode in (0o404, 0o460):
+        (tmp_path / "tsp.secret").chmod(mode)
+        with pytest.raises(LocalError) as caught:
+            parse(data, environ=environ)
+        assert caught.value.code == "password_exposed"
+    for given, change, part in (({}, {}, "CREDENTIALS_DIRECTORY"), (environ, {"password_file": "/x"}, "only one of them"),
+                                (environ, {"credential": "../x"}, "credential is '../x'")):
+        with pytest.raises(LocalError) as caught:
+            parse({**data, "broker": {**data["broker"], **change}}, environ=given)
+        assert part in caught.value.message
 
 
 def test_files(tmp_path: Path) -> None:
