@@ -26,10 +26,10 @@ def tunnel_report(results: Any, hosts: Any = ()) -> dict[str, Any]:
     results: {host: result of tunnel_info}, also a failed or an unreachable one. hosts: names in the order of the rows; one without a
     result was not reached. A row: {host, tunnel, state, connected, mode, broker, address, prefix, rtt_ms, loss, lease_seconds_left,
     problem, status}. state: as in the status; stale (the agent is gone or silent), none (no tunnel), unreachable, unknown (could not
-    be looked at). problem: a sentence, or "". status: all that was found, or null. Raises LocalError `table_invalid`.
+    be looked at). problem: a sentence, or "". status: all that was found, or null. Raises LocalError `report_invalid`.
     """
     if not isinstance(results, dict) or not all(isinstance(result, dict) for result in results.values()):
-        raise LocalError("table_invalid", "The report needs the results of tunnel_info by host.", "Give {host: result}.")
+        raise LocalError("report_invalid", "The report needs the results of tunnel_info by host.", "Give {host: result}.")
     rows: list[dict[str, Any]] = []
     for host in dict.fromkeys((*(str(host) for host in hosts), *results)):
         rows += _rows(host, results.get(host))
@@ -40,11 +40,11 @@ def tunnel_report(results: Any, hosts: Any = ()) -> dict[str, Any]:
 
 
 def tunnel_report_table(report: Any) -> str:
-    """The rows of a report as lines of text with aligned columns. Raises LocalError `table_invalid`."""
+    """The rows of a report as lines of text with aligned columns. Raises LocalError `report_invalid`."""
     try:
         lines = [_cells(row) for row in report["rows"]]
     except (TypeError, KeyError) as exc:
-        raise LocalError("table_invalid", f"This is no report of tunnels: {exc}.", "Give what the filter tunnel_report makes.") from None
+        raise LocalError("report_invalid", f"This is no report of tunnels: {exc}.", "Give what the filter tunnel_report makes.") from None
     return aligned([HEADINGS, *lines])
 
 

@@ -174,7 +174,7 @@ def test_with_v4v6_the_row_shows_the_ipv4_address(host: Host) -> None:
 def test_results_of_another_shape_are_refused(results: Any) -> None:
     with pytest.raises(LocalError) as caught:
         tunnel_report(results)
-    assert caught.value.code == "table_invalid"
+    assert caught.value.code == "report_invalid"
     with pytest.raises(LocalError):
         tunnel_report_table(results)
 
