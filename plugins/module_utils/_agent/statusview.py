@@ -29,13 +29,13 @@ PARENTS = ("/run", "/var/run")
 MODES = {"v6v4": "IPv6 in IPv4", "v6udpv4": "IPv6 in UDP over IPv4, passes a NAT", "v4v6": "IPv4 in IPv6"}
 
 
-def find(paths: Sequence[str] = ()) -> list[str]:
-    """The status files that are meant: of folders those in them; without any path those in the usual folders."""
+def find(paths: Sequence[str]) -> list[str]:
+    """The status files that are meant: of folders those in them."""
     found = []
-    for path in paths or usual_folders():
+    for path in paths:
         if os.path.isdir(path):
             found += [os.path.join(path, name) for name in sorted(os.listdir(path)) if name.endswith(SUFFIX)]
-        elif paths:
+        else:
             found.append(path)
     return found
 

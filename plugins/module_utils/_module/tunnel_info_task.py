@@ -44,7 +44,7 @@ def run(params: dict[str, Any], *, commands: Commands | None = None, now: dateti
     """{changed: false, tunnels: [...], warnings}. params: as SPEC leaves them."""
     now = now or datetime.now(timezone.utc)
     warnings: list[str] = []
-    tunnels = [statusview.read(path, now) for path in statusview.find(params["runtime_dirs"])]
+    tunnels = [statusview.read(path, now) for path in statusview.find(params["runtime_dirs"] or statusview.usual_folders())]
     for tunnel in tunnels:
         if "problem" in tunnel:
             warnings.append(tunnel["problem"])

@@ -194,10 +194,15 @@ def test_a_status_of_the_first_schema_can_be_shown(tmp_path: Path) -> None:
     assert code == 0 and said["Broker"] == "192.0.2.1" and said["Local addresses"] == "192.0.2.20, 2001:db8:f::2"
 
 
-def test_the_command_looks_where_agents_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "tsp-home"
-    folder.mkdir()
-    written(folder, built(replace(UP, now=datetime.now(timezone.utc))), "home")
-    monkeypatch.setattr(statusview, "PARENTS", (str(tmp_path), str(tmp_path / "none")))
+def test_agents_are_found_where_they_are_as_a_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("tsp-home", "tsp", "tsp-home-apply", "tspd"):
+        (tmp_path / "run" / name).mkdir(parents=True)
+    (tmp_path / "var").mkdir()
+    (tmp_path / "var/run").symlink_to(tmp_path / "run")
+    monkeypatch.setattr(statusview, "PARENTS", (str(tmp_path / "run"), str(tmp_path / "var/run"), str(tmp_path / "none")))
+    assert statusview.usual_folders() == [str(tmp_path / "run/tsp"), str(tmp_path / "run/tsp-home")]
+    path = written(tmp_path / "run/tsp-home", built(replace(UP, now=datetime.now(timezone.utc))), "home")
+    assert statusview.find(statusview.usual_folders()) == [path]
     out = io.StringIO()
-    assert main([], False, out) == 0 and "Connected" in out.getvalue()
+    assert main([path], False, out) == 0 and "Connected" in out.getvalue()
+    assert main([], False, out) == 4
