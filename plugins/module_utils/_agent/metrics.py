@@ -21,8 +21,9 @@ from .._tsp.errors import LocalError
 from . import exposition
 from .settings import AgentConfig
 
-EVERY = 15.0
-"""Seconds after which the file is written again when nothing happened. Prometheus asks seldom more often."""
+EVERY, LOOK = 15.0, 5.0
+"""Seconds after which the file is written again when nothing happened (Prometheus asks seldom more often), and between two looks at
+whether something did."""
 FRESH = 1.0
 """Seconds for which an answer is good: who asks more often gets the same."""
 REQUEST_BYTES, REQUEST_SECONDS, CONNECTIONS = 4096, 5.0, 8
@@ -71,6 +72,7 @@ class Metrics:
         self._connections: dict[_Connection, None] = {}
         self._text, self._text_until = b"", float("-inf")
         self._written: Any = None
+        self._written_at = 0.0
         self._refused = ""
 
     @property
@@ -134,9 +136,12 @@ class Metrics:
         self._connections.pop(connection, None)
 
     def _again(self) -> None:
-        self._write(self._agents())
         if self._loop is not None:
-            self._timer = self._loop.call_later(EVERY, self._again)
+            if self._written is not None and self._loop.time() < self._written_at + EVERY:
+                self.write()
+            else:
+                self._write(self._agents())
+            self._timer = self._loop.call_later(min(LOOK, EVERY), self._again)
 
     @staticmethod
     def _seen(statuses: Sequence[Mapping[str, Any]]) -> Any:
@@ -146,6 +151,7 @@ class Metrics:
     def _write(self, statuses: Sequence[Mapping[str, Any]]) -> None:
         """Replace the file whole. What goes wrong is logged once: metrics must not stop a tunnel."""
         self._written = self._seen(statuses)
+        self._written_at = 0.0 if self._loop is None else self._loop.time()
         folder, base = os.path.split(self._file)
         temporary = os.path.join(folder, f".{base}.{os.getpid()}")  # not *.prom, which would be collected
         try:

@@ -250,6 +250,19 @@ def test_the_file_follows_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     served(play, agents=lambda: states, textfile=str(path))
 
 
+def test_a_change_is_in_the_file_before_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "EVERY", 1e6)
+    monkeypatch.setattr(metrics, "LOOK", 0.02)
+    path = tmp_path / "tsp.prom"
+    states = [built()]
+
+    async def play(_running: metrics.Metrics) -> None:
+        states[0] = built(replace(UP, state="lost"))
+        while value(path.read_bytes(), "up") != 0:
+            await asyncio.sleep(0.005)
+    served(play, agents=lambda: states, textfile=str(path))
+
+
 def test_a_file_that_cannot_be_written_is_said_once_and_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "later" / "tsp.prom"
     states = [built()]
