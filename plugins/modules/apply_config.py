@@ -110,7 +110,7 @@ options:
       only_with:
         description: Leave this file alone unless the service is managed in this way. With O(state=absent) it is removed all the same.
         type: str
-        choices: [systemd, none]
+        choices: [systemd, none, rc_subr, rcctl, rc_d, launchd]
   absent_files:
     description: Files that must not be there. In diff mode the content of one that only its owner could read is not shown.
     type: list
@@ -195,9 +195,13 @@ options:
         description:
           - V(systemd) takes a unit, whose file may be one of O(files).
           - V(none) runs C(argv), which must put itself into the background and write C(pid_file). Nothing starts it at boot.
-          - V(auto) is V(systemd) where systemd runs the host, else V(none).
+          - V(rc_subr) is FreeBSD's service(8), V(rcctl) OpenBSD's, V(rc_d) NetBSD's scripts in C(/etc/rc.d), V(launchd) macOS's. The
+            script, or the property list in C(/Library/LaunchDaemons), is one of O(files); its name is C(name) without C(.service),
+            with C(_) in place of everything but letters and digits. With V(rc_subr) and V(rc_d) a file of C(/etc/rc.conf.d) says that
+            it is started at boot.
+          - V(auto) is V(systemd) where systemd runs the host, else the one of this system, else V(none).
         type: str
-        choices: [auto, systemd, none]
+        choices: [auto, systemd, none, rc_subr, rcctl, rc_d, launchd]
         default: auto
       argv:
         description: The command that starts the program, with absolute paths. Used with V(none).

@@ -14,7 +14,7 @@ from .._tsp.errors import LocalError
 from .items import Item
 from .kernel import check
 
-MANAGERS = ("auto", "systemd", "none")
+MANAGERS = ("auto", "systemd", "none", "rc_subr", "rcctl", "rc_d", "launchd")
 STATES = ("started", "restarted", "reloaded", "stopped")
 WHEN = ("always", "present", "absent")
 
@@ -86,8 +86,8 @@ class Settle:
 class Service:
     """A program that shall run with these files.
 
-    manager: systemd (name is the unit), none (argv starts it and returns once it runs; pid_file says where it is), auto (systemd
-    where it runs the host, else none).
+    manager: systemd (name is the unit), none (argv starts it and returns once it runs; pid_file says where it is), one of
+    rc_services.COMMANDS, auto (systemd where it runs the host, else the one of this system, else none).
     """
 
     name: str

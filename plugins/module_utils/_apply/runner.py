@@ -17,6 +17,7 @@ import pwd
 import signal
 import stat
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -259,10 +260,15 @@ class HostRunner:
             with open(f"/proc/{pid}/cmdline", "rb") as file:
                 line = file.read()
         except OSError:
-            return None
+            return None if sys.platform.startswith("linux") else self._process_by_ps(pid)
         if state in ([b"Z"], [b"X"]):
             return None
         return tuple(part.decode("utf-8", "replace") for part in line.rstrip(b"\0").split(b"\0"))
+
+    def _process_by_ps(self, pid: int) -> tuple[str, ...] | None:
+        """Where there is no /proc. ps(1) joins the words by spaces, so a word with spaces comes as several."""
+        words = self.run(["ps", "-ww", "-o", "stat=", "-o", "command=", "-p", str(pid)]).stdout.split()
+        return None if len(words) < 2 or words[0].startswith("Z") else tuple(words[1:])
 
     def signal(self, pid: int, number: int) -> None:
         try:

@@ -2,7 +2,8 @@
 # Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
 # SPDX-License-Identifier: BSD-2-Clause
 
-"""How a program is kept running on a host: two adapters of one contract, chosen by what runs the host."""
+"""How a program is kept running on a host: adapters of one contract, chosen by what runs the host. Those of other systems than Linux
+are in `rc_services`."""
 
 from __future__ import annotations
 
@@ -63,11 +64,15 @@ class Manager(Protocol):
 
 def manager_for(service: Service, runner: Runner) -> Manager:
     """The adapter for this host."""
+    from .rc_services import COMMANDS, ByCommands, kind_here
+
     kind = service.manager
     if kind == "auto":
-        kind = "systemd" if runner.directory_mode(SYSTEMD_RUNS) is not None else "none"
+        kind = "systemd" if runner.directory_mode(SYSTEMD_RUNS) is not None else kind_here() or "none"
     if kind == "systemd":
         return Systemd(service, runner)
+    if kind in COMMANDS:
+        return ByCommands(kind, service, runner)
     return Detached(service, runner)
 
 

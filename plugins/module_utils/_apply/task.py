@@ -74,7 +74,7 @@ SPEC: dict[str, Any] = {
         "mode": {"type": "raw", "default": "0644"},
         "owner": {"type": "str"},
         "group": {"type": "str"},
-        "only_with": {"type": "str", "choices": ["systemd", "none"]},
+        "only_with": {"type": "str", "choices": list(MANAGERS[1:])},
     }, "mutually_exclusive": [("content", "src", "secret_content", "template"), ("content", "checksum", "secret_content"),
                               ("edit", "src", "secret_content"), ("edit", "checksum")]},
     "absent_files": {"type": "list", "elements": "path", "default": []},
