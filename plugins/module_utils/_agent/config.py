@@ -26,7 +26,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .._exchange.options import AUTH_METHODS, KEY_POLICIES, TRANSPORTS, ExchangeOptions, parse_broker
+from .._exchange.options import AUTH_METHODS, CHOICES, KEY_POLICIES, TRANSPORTS, ExchangeOptions, parse_broker
 from .._module.ask import DEFAULT_NAME, NAME, identity_of
 from .._tsp.client import Credentials
 from .._tsp.errors import LocalError
@@ -40,8 +40,8 @@ LOG_LEVELS = ("error", "warning", "info", "debug")
 LARGEST_FILE = 1 << 20
 DEVICE_MODES = ("v6v4", "v6udpv4", "v4v6")
 USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}\Z")
-UNREAD = "not read"
-"""In place of a password where the configuration is read for looking only."""
+UNREAD = "-"
+"""In place of a password where the configuration is read for looking only: too short to be struck out of anything."""
 CREDENTIAL = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9_.@-]{1,255}\Z")
 
 
@@ -176,9 +176,8 @@ def _options(reader: Reader, brokers: tuple[str, ...], password: _Password, stat
         "source_port": reader.number("source_port", None, 1, 65535),
         "transports": reader.text("transports", "auto", TRANSPORTS), "deadline": float(reader.number("deadline", 60, 1, 3600)),
         "min_interval": float(reader.number("min_interval", 5, 0, 86400)),
-        "always_use_same_server": reader.yes("always_use_same_server", False), "state_dir": state_dir, "identity": identity}
-    if "choose" in ExchangeOptions.__dataclass_fields__:
-        values["choose"] = reader.text("choose", ExchangeOptions.__dataclass_fields__["choose"].default)
+        "always_use_same_server": reader.yes("always_use_same_server", False), "state_dir": state_dir, "identity": identity,
+        "choose": reader.text("choose", "order", CHOICES)}
     reader.end()
     if wrong:
         return None

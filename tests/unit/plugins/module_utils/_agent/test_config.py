@@ -110,7 +110,8 @@ def test_every_value_has_its_place() -> None:
     ({"renew_at": 1}, "renew_at is 1"), ({"roaming": "yes"}, "roaming is neither"), ({"user": "a b"}, "user is 'a b'"),
     ({"devices": {"v6anyv4": "x"}}, "devices.v6anyv4 is not known"), ({"devices": {"v6v4": "a/b"}}, "devices.v6v4 is 'a/b'"),
     ({"broker": {**MINIMAL["broker"], "preferred": "other.example"}}, "preferred is 'other.example', which is none of"),
-    ({"broker": {**MINIMAL["broker"], "choose": "any"}}, "choose: 'any' is unknown"), ({"radvd": []}, "radvd is not an object")])
+    ({"broker": {**MINIMAL["broker"], "choose": "any"}}, "choose is 'any'; it can be order, nearest"),
+    ({"radvd": []}, "radvd is not an object")])
 def test_one_new_thing_wrong(change: dict[str, Any], part: str) -> None:
     assert part in wrong({**MINIMAL, **change})
 
