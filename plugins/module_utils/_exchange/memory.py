@@ -38,4 +38,6 @@ def forget(lease: Lease, options: ExchangeOptions) -> None:
                 backoff.forget(broker)
                 saved.forget(broker)
     with contextlib.suppress(OSError):
-        os.rmdir(options.state_dir)
+        os.rmdir(os.path.realpath(options.state_dir))
+        if os.path.islink(options.state_dir):  # where an agent of systemd's has it in a folder of its own
+            os.unlink(options.state_dir)
