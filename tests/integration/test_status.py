@@ -16,9 +16,13 @@ import pytest
 from ansible_collections.tunnelbroker.tsp.tests.lab import Lab
 from ansible_collections.tunnelbroker.tsp.tests.lab.ansible import Ansible, Run
 from ansible_collections.tunnelbroker.tsp.tests.lab.setting import PYTHON
+from ansible_collections.tunnelbroker.tsp.tests.unit.plugins.module_utils._agent._exposition import parse
 from ansible_collections.tunnelbroker.tsp.tests.unit.plugins.module_utils._module._leases import lease
 
-from ._agent_net import PASSWORD, Net, freeze
+from ._agent_net import PASSWORD, Net, freeze, wait_for
+
+LISTEN = "127.0.0.1:9653"
+FETCH = "import sys, urllib.request; sys.stdout.write(urllib.request.urlopen(sys.argv[1], timeout=10).read().decode())"
 
 
 class Fleet:
@@ -106,3 +110,52 @@ def test_the_state_of_a_fleet(fleet: Fleet) -> None:
     fleet.net.host.ip("link add tsp9 type bridge", f"addr add {row['address']}/128 dev tsp9 nodad", "link set tsp9 up")
     row = fleet.report()["home"]
     assert row["state"] == "native" and row["status"]["device"] == "tsp9"
+
+
+@pytest.mark.root
+def test_what_the_agent_says_of_itself_on_its_host(fleet: Fleet) -> None:
+    net = fleet.net
+
+    def shown(*words: str) -> tuple[int, str]:
+        done = net.host.run(PYTHON, str(net.program), "status", *words, check=False)
+        return done.returncode, done.stdout
+
+    def series(text: str) -> dict[str, float]:
+        """Name without prefix, with a slash and the direction where there is one -> value."""
+        return {"/".join([name[len("tsp_agent_"):], *(value for key, value in labels if key == "direction")]): number
+                for (name, labels), number in parse(text.encode()).items()}
+
+    def fetched() -> dict[str, float]:
+        return series(net.host.run(PYTHON, "-c", FETCH, f"http://{LISTEN}/metrics").stdout)
+
+    net.host.run("mkdir", "-p", "/var/lib/metrics")
+    with net.agent(metrics={"textfile": "/var/lib/metrics/tsp.prom", "listen": LISTEN}) as agent:
+        agent.wait_up()
+        code, text = shown()
+        said = {line[:16].strip(): line[16:].strip() for line in text.splitlines()}
+        assert code == 0, text
+        assert said["Tunnel"] == "tsp (tsp0)" and said["Status"] == "Connected" and said["Broker"] == "192.0.2.1"
+        assert agent.address in said["Local addresses"] and said["Delegated prefix"].endswith("/56") and said["Round trip"].endswith("lost")
+        code, text = shown("--json", "--config", "/etc/tsp/tsp.json")
+        [tunnel] = json.loads(text)["tunnels"]
+        assert code == 0 and tunnel["schema"] == 2 and tunnel["connected"] is True
+
+        # a packet of ours shows in all of them
+        before = fetched()
+        assert before["up"] == 1 and before["mtu_bytes"] == tunnel["mtu"] and before["resident_memory_bytes"] > 1 << 20
+        assert 0 < before["round_trip_seconds"] < 5 and before["lease_remaining_seconds"] > 0
+        net.host.run("ping", "-6", "-c", "3", "-i", "0.2", "2001:db8:f::1")
+        for way in ("packets_total/in", "packets_total/out"):
+            wait_for("the packets are counted", lambda way=way: fetched()[way] >= before[way] + 3)
+        wait_for("the file is up to date", lambda: series(net.host.run("cat", "/var/lib/metrics/tsp.prom").stdout)["up"] == 1)
+
+        # the broker dies: everybody is told
+        net.kill_broker()
+        wait_for("the loss shows in the metrics", lambda: series(net.host.run("cat", "/var/lib/metrics/tsp.prom").stdout)["up"] == 0)
+        code, text = shown()
+        assert code == 3 and "Connected" not in text.replace("Disconnected", ""), text
+        net.start_broker()
+        agent.wait_up()
+        assert agent.end() == 0
+    assert net.host.run("ls", "/var/lib/metrics").stdout == ""
+    assert shown() == (4, "No agent runs here.\n")
