@@ -109,7 +109,8 @@ options:
         type: str
       only_with:
         description: Leave this file alone unless the service is managed in this way. With O(state=absent) it is removed all the same.
-        type: str
+        type: list
+        elements: str
         choices: [systemd, none, rc_subr, rcctl, rc_d, launchd]
   absent_files:
     description: Files that must not be there. In diff mode the content of one that only its owner could read is not shown.
@@ -197,8 +198,8 @@ options:
           - V(none) runs C(argv), which must put itself into the background and write C(pid_file). Nothing starts it at boot.
           - V(rc_subr) is FreeBSD's service(8), V(rcctl) OpenBSD's, V(rc_d) NetBSD's scripts in C(/etc/rc.d), V(launchd) macOS's. The
             script, or the property list in C(/Library/LaunchDaemons), is one of O(files); its name is C(name) without C(.service),
-            with C(_) in place of everything but letters and digits. With V(rc_subr) and V(rc_d) a file of C(/etc/rc.conf.d) says that
-            it is started at boot.
+            with C(_) in place of everything but letters and digits. With V(rc_subr) and V(rc_d) the script itself, or rc.conf(5), says
+            whether it is started at boot.
           - V(auto) is V(systemd) where systemd runs the host, else the one of this system, else V(none).
         type: str
         choices: [auto, systemd, none, rc_subr, rcctl, rc_d, launchd]

@@ -5,7 +5,7 @@
 """Service managers of the BSDs and macOS, as one table of commands, each with the manual page that it is from.
 
 One name for all of them, which is a word of the shell as well: of tsp-agent-home.service it is tsp_agent_home. Its file (a script of
-rc.d, a property list) is one of the transaction's files, and where a file of /etc/rc.conf.d decides what is started at boot, that too.
+rc.d, a property list) is one of the transaction's files; where rc.conf(5) decides what is started at boot, that file has its default.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ POLL = 0.1
 
 @dataclass(frozen=True)
 class Commands:
-    """{} in a word is the service's name. check: 0 when it runs. enabled: 0 when it is started at boot; None where a file of the
-    transaction decides that."""
+    """{} in a word is the service's name. check: 0 when it runs. enabled: 0 when it is started at boot; None where a file decides
+    that."""
 
     system: str
     check: Argv

@@ -74,7 +74,7 @@ SPEC: dict[str, Any] = {
         "mode": {"type": "raw", "default": "0644"},
         "owner": {"type": "str"},
         "group": {"type": "str"},
-        "only_with": {"type": "str", "choices": list(MANAGERS[1:])},
+        "only_with": {"type": "list", "elements": "str", "choices": list(MANAGERS[1:])},
     }, "mutually_exclusive": [("content", "src", "secret_content", "template"), ("content", "checksum", "secret_content"),
                               ("edit", "src", "secret_content"), ("edit", "checksum")]},
     "absent_files": {"type": "list", "elements": "path", "default": []},
@@ -129,7 +129,7 @@ def run(params: dict[str, Any], *, check_mode: bool = False, runner: Runner | No
     kind = None if service is None else manager_for(service, runner).kind
     edits = tuple(_edit(item, present) for item in params["files"] if item.get("edit"))
     files = [_file(item, present, runner, need) for item in params["files"]
-             if not item.get("edit") and (not present or item.get("only_with") in (None, kind))]
+             if not item.get("edit") and (not present or not item.get("only_with") or kind in item["only_with"])]
     files += [FileChange(path, None) for path in params["absent_files"]]
     confirming = params["confirm_phase"] == "confirm" and not check_mode
     token = params["confirm_token"] or os.urandom(8).hex()
