@@ -26,8 +26,7 @@ from ansible_collections.tunnelbroker.tsp.plugins.module_utils._exchange.options
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.errors import LocalError, NetworkError
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.lease import Lease
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.request import TunnelRequest
-
-from ._exposition import parse
+from ansible_collections.tunnelbroker.tsp.tests.unit.plugins.module_utils._agent._exposition import parse
 
 NOW = datetime(2026, 11, 23, 12, 0, 0, tzinfo=timezone.utc)
 LEASE = Lease.from_dict({

@@ -21,8 +21,7 @@ from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.fleet imp
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.leasestore import save
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.tunnel_info_task import on_controller, run
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.errors import LocalError, NetworkError
-
-from ._leases import lease
+from ansible_collections.tunnelbroker.tsp.tests.unit.plugins.module_utils._module._leases import lease
 
 NOW = datetime(2026, 11, 23, 12, 0, 0, tzinfo=timezone.utc)
 
