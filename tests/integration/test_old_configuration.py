@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""An old client's installation as it stands: its file, its command line, its own template script, its files. On a real host, behind a NAT."""
+"""An old client's installation as it stands: its file, its command line, a template of its own, its files. A real host, behind a NAT."""
 
 from __future__ import annotations
 
