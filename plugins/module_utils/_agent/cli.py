@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 
 from .._tsp.errors import LocalError, TspError
 from . import config as configuration
-from . import oldagent, oldargs
+from . import oldargs
 from .settings import AgentConfig
 
 PROGRAM = "tsp-agent"
@@ -187,6 +187,8 @@ def load(files: Sequence[str], old: oldargs.OldArgs, values: Mapping[str, Sequen
             config = configuration.parse_text(text, path, environ, secret)
             configs.append(replace(config, log=replace(config.log, stderr=min(old.verbose, 3))) if old.verbose else config)
         else:
+            from . import oldagent  # few have such a file
+
             given = {name[2:].replace("-", "_"): value[0] for name, value in values.items() if name != "--config"}
             configs.append(oldagent.load(text, path, old, platform, given))
     return _beside(configs)

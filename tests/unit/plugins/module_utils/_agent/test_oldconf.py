@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent import oldagent
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent import cli, oldagent
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.oldargs import OldArgs
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.oldconf import read
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.oldkeys import KEYS
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.settings import AgentConfig
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.errors import LocalError
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 SECRET = "canary=of the # old file"
 ANONYMOUS = "server=broker.example\nauth_method=anonymous\ntemplate=linux\n"
@@ -265,3 +267,32 @@ def test_a_password_that_others_can_read_is_told_loudly_and_used(tmp_path: Path)
         config = oldagent.load(path.read_bytes(), str(path), OldArgs(), "linux", {})
         assert any("HOLDS A PASSWORD" in said and "chmod 600" in said for said in config.warnings) == loud
         assert "canary" not in " ".join(config.warnings)
+
+
+KEY = st.sampled_from(sorted(KEYS)) | st.text(max_size=12)
+VALUE = st.text(max_size=30) | st.sampled_from(
+    ["", "yes", "no", "0", "1", "30", "auto", "router", "v4v6", "192.0.2.1", "::1", "a.example", "/x", "linux", "any"])
+LINE = st.builds(lambda key, value: f"{key}={value}", KEY, VALUE) | st.text(max_size=40)
+
+
+@settings(max_examples=300, deadline=None)
+@given(lines=st.lists(LINE, max_size=12), anonymous=st.booleans())
+def test_any_text_is_a_configuration_or_one_error_and_no_password_is_told(lines: list[str], anonymous: bool) -> None:
+    whole = "\n".join([f"passwd={SECRET}", "userid=alice", "server=b.example", *lines, *(["auth_method=anonymous"] if anonymous else [])])
+    try:
+        config = agent(whole)
+        said = " ".join(config.warnings) + repr(config)
+        assert config.request.proxy is False and config.device
+    except LocalError as exc:
+        assert exc.code == "config_invalid"
+        said = str(exc)
+    assert SECRET not in said
+
+
+@settings(max_examples=300, deadline=None)
+@given(words=st.lists(st.sampled_from(["-f", "-i", "-v", "-vvvv", "-r", "-x", "status", "--config", "--json", "--name", "--user=", "-h"])
+                      | st.text(max_size=8), max_size=6))
+def test_any_command_line_is_a_command(words: list[str]) -> None:
+    command = cli.parse(["gw6c", *words], {}, "linux")
+    assert command.action in ("run", "check", "apply", "status", "help", "error")
+    assert (command.action == "error") == (command.code > 0) and (not command.code or command.text)
