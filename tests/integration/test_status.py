@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.tunnelbroker.tsp.tests.integration._agent_net import PASSWORD, Net, freeze, wait_for
 from ansible_collections.tunnelbroker.tsp.tests.lab import Lab
 from ansible_collections.tunnelbroker.tsp.tests.lab.ansible import Ansible, Run
 from ansible_collections.tunnelbroker.tsp.tests.lab.setting import PYTHON
 from ansible_collections.tunnelbroker.tsp.tests.unit.plugins.module_utils._agent._exposition import parse
 from ansible_collections.tunnelbroker.tsp.tests.unit.plugins.module_utils._module._leases import lease
-
-from ._agent_net import PASSWORD, Net, freeze, wait_for
 
 LISTEN = "127.0.0.1:9653"
 FETCH = "import sys, urllib.request; sys.stdout.write(urllib.request.urlopen(sys.argv[1], timeout=10).read().decode())"

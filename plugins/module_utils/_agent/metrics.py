@@ -18,7 +18,6 @@ from ipaddress import ip_address
 from typing import Any, Callable
 
 from .._tsp.errors import LocalError
-from . import exposition
 from .settings import AgentConfig
 
 EVERY, LOOK = 15.0, 5.0
@@ -52,6 +51,12 @@ def resident_bytes() -> int | None:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
         return None
+
+
+def _text(statuses: Sequence[Mapping[str, Any]]) -> bytes:
+    from . import exposition  # whoever asks for no metrics does without it
+
+    return exposition.text(statuses, resident_bytes()).encode()
 
 
 class Metrics:
@@ -121,7 +126,7 @@ class Metrics:
         """The text that is served, at most FRESH seconds old."""
         now = 0.0 if self._loop is None else self._loop.time()
         if now >= self._text_until:
-            self._text = exposition.text(self._agents(), resident_bytes()).encode()
+            self._text = _text(self._agents())
             self._text_until = now + FRESH
         return self._text
 
@@ -158,7 +163,7 @@ class Metrics:
             try:
                 with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644), "wb") as file:
                     os.fchmod(file.fileno(), 0o644)
-                    file.write(exposition.text(statuses, resident_bytes()).encode())
+                    file.write(_text(statuses))
                 os.replace(temporary, self._file)
             except OSError:
                 try:
