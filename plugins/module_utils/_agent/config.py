@@ -69,8 +69,9 @@ def read_file(path: str) -> bytes:
             text = file.read(LARGEST_FILE + 1)
         if len(text) > LARGEST_FILE:
             raise OSError(errno.EFBIG, "it is far too large")
-    except OSError as exc:
-        raise LocalError("config_unreadable", f"{path} cannot be read: {exc.strerror}.", "Check the path and the rights.") from None
+    except (OSError, ValueError) as exc:
+        reason = getattr(exc, "strerror", None) or exc
+        raise LocalError("config_unreadable", f"{path} cannot be read: {reason}.", "Check the path and the rights.") from None
     if found.st_mode & 0o002 or found.st_uid not in (0, os.geteuid()):
         raise LocalError("config_exposed", f"{path} is not used: somebody else than root and we can change it.",
                          f"chown root {path} && chmod o-w {path}, after a look at what stands in it.")
@@ -108,7 +109,7 @@ def parse(data: dict[str, Any], path: str = "configuration", environ: Mapping[st
         "log_level": top.text("log_level", "info", LOG_LEVELS),
         "roaming": top.flag("roaming", True),
         "renew_at": float(top.number("renew_at", 0.8, 0.1, 0.95)),
-        "user": top.text("user", "", pattern=USER),
+        "user": top.text("user", AgentConfig.user, pattern=USER),
         "radvd": top.section("radvd") or None}
     broker = Reader(top.section("broker"), "broker.", wrong)
     values["preferred"] = broker.text("preferred", "")
@@ -173,7 +174,7 @@ def _options(reader: Reader, brokers: tuple[str, ...], password: _Password, stat
         "server_key_policy": reader.text("server_key_policy", "reject", KEY_POLICIES), "server_key": reader.text("server_key"),
         "known_keys_file": reader.path("known_keys_file", os.path.join(state_dir, "tsp-known-keys.txt")),
         "source_address": reader.text("source_address"), "source_interface": reader.text("source_interface", pattern=DEVICE_NAME),
-        "source_port": reader.number("source_port", None, 1, 65535),
+        "source_port": reader.count("source_port", None, 1, 65535),
         "transports": reader.text("transports", "auto", TRANSPORTS), "deadline": float(reader.number("deadline", 60, 1, 3600)),
         "min_interval": float(reader.number("min_interval", 5, 0, 86400)),
         "always_use_same_server": reader.yes("always_use_same_server", False), "state_dir": state_dir, "identity": identity,

@@ -15,12 +15,15 @@ import errno
 import json
 import os
 import stat
+import sys
 import tempfile
 from ipaddress import IPv6Network
 from typing import IO, TYPE_CHECKING, Any
 
 from .._tsp.errors import ApplyError
 from .._tsp.lease import Address, Lease
+from . import platforms
+from .linkplan import KINDS
 from .settings import AgentConfig
 
 if TYPE_CHECKING:
@@ -38,12 +41,13 @@ LAST_WORDS = 400
 """Characters of its output that stand in the error."""
 
 
-def variables(lease: Lease, config: AgentConfig, operation: str) -> dict[str, str]:
+def variables(lease: Lease, config: AgentConfig, operation: str, platform: str = sys.platform) -> dict[str, str]:
     """The environment of a script, without PATH: names and values of tsp-protocol.md section 9.
 
     operation: TSP_TUNNEL_CREATION or TSP_TUNNEL_TEARDOWN. Values are in lower case, IPv6 addresses have all their eight groups, as
     the brokers of that time wrote them. TSP_PREFIX is the prefix cut after ceil(length / 16) groups, so that `$TSP_PREFIX::1` is an
-    address; an IPv4 prefix is whole. The variables of the prefix exist only with one, as the client's name does.
+    address; an IPv4 prefix is whole. The variables of the prefix exist only with one, as the client's name does. The device has the name
+    that it has on this system. Raises LocalError `bad_device` where it can have none.
     """
     grant = lease.grant
     lan = config.link.lan_interfaces
@@ -54,7 +58,7 @@ def variables(lease: Lease, config: AgentConfig, operation: str) -> dict[str, st
         "TSP_HOME_DIR": config.hooks.home_dir,
         "TSP_TUNNEL_MODE": grant.mode,
         "TSP_HOST_TYPE": config.request.host_type,
-        "TSP_TUNNEL_INTERFACE": config.device_of(grant.mode),
+        "TSP_TUNNEL_INTERFACE": platforms.device_name(config.device_of(grant.mode), KINDS[grant.mode][0], platform),
         "TSP_HOME_INTERFACE": str(home),
         "TSP_CLIENT_ADDRESS_IPV4": _text(grant.client.ipv4),
         "TSP_CLIENT_ADDRESS_IPV6": _text(grant.client.ipv6),

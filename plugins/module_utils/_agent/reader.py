@@ -56,6 +56,14 @@ class Reader:
             return default
         return value
 
+    def count(self, key: str, default: Any, lowest: int, highest: int) -> Any:
+        """A whole number."""
+        value = self._data.get(key)
+        if isinstance(value, float):
+            self.refuse(key, f"is {self._data.pop(key)!r}; it must be a whole number from {lowest} to {highest}")
+            return default
+        return self.number(key, default, lowest, highest)
+
     def number(self, key: str, default: Any, lowest: float, highest: float) -> Any:
         value = self._data.pop(key, None)
         if value is None:

@@ -38,7 +38,7 @@ def link(reader: Reader) -> LinkConfig:
 
 def keepalive(reader: Reader) -> KeepaliveConfig:
     return KeepaliveConfig(longest_interval=reader.number("longest_interval", None, 1, DAY),
-                           misses=int(reader.number("misses", KeepaliveConfig.misses, 1, 100)),
+                           misses=reader.count("misses", KeepaliveConfig.misses, 1, 100),
                            probe_nat=reader.yes("probe_nat", False))
 
 
@@ -46,7 +46,7 @@ def retry(reader: Reader) -> RetryConfig:
     made = RetryConfig(
         first_delay=float(reader.number("first_delay", RetryConfig.first_delay, 0.5, 3600)),
         longest_delay=float(reader.number("longest_delay", RetryConfig.longest_delay, 1, DAY)),
-        auth_tries=int(reader.number("auth_tries", RetryConfig.auth_tries, 1, 1000)), reconnect=reader.yes("reconnect", True))
+        auth_tries=reader.count("auth_tries", RetryConfig.auth_tries, 1, 1000), reconnect=reader.yes("reconnect", True))
     if made.longest_delay < made.first_delay:
         reader.refuse("longest_delay", f"is {made.longest_delay:g}, less than first_delay")
     return made
@@ -62,9 +62,8 @@ def hooks(reader: Reader) -> HooksConfig:
 
 
 def log(reader: Reader) -> LogConfig:
-    stderr = reader.number("stderr", None, 0, 3)
     made = LogConfig(
-        stderr=None if stderr is None else int(stderr), console=reader.whole("console", 0, LOG_LEVELS),
+        stderr=reader.count("stderr", None, 0, 3), console=reader.whole("console", 0, LOG_LEVELS),
         file=reader.whole("file", 0, LOG_LEVELS), syslog=reader.whole("syslog", 0, LOG_LEVELS), filename=reader.path("filename", ""),
         rotation=reader.yes("rotation", True), rotation_size=reader.whole("rotation_size", LogConfig.rotation_size, ROTATION_SIZES),
         rotation_delete=reader.yes("rotation_delete", False),

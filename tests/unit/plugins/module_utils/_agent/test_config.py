@@ -97,7 +97,9 @@ def test_every_value_has_its_place() -> None:
 
 
 @pytest.mark.parametrize(("change", "part"), [
-    ({"keepalive": {"misses": 0}}, "keepalive.misses is 0"), ({"keepalive": {"probe_nat": 1}}, "keepalive.probe_nat is neither"),
+    ({"keepalive": {"misses": 0}}, "keepalive.misses is 0"),
+    ({"keepalive": {"misses": 2.5}}, "it must be a whole number from 1 to 100"),
+    ({"keepalive": {"probe_nat": 1}}, "keepalive.probe_nat is neither"),
     ({"retry": {"first_delay": 0}}, "retry.first_delay is 0"), ({"retry": {"first_delay": 9, "longest_delay": 3}}, "less than first_delay"),
     ({"retry": {"auth_tries": 0}}, "retry.auth_tries"), ({"retry": {"tries": 1}}, "retry.tries is not known"),
     ({"hooks": {"script": "up.sh"}}, "hooks.script is 'up.sh'; it must be an absolute path"),

@@ -74,6 +74,12 @@ def test_the_prefix_is_cut_so_that_an_address_can_follow(prefix: str, text: str)
     assert IPv6Address(f"{found['TSP_PREFIX']}::1") in IPv6Network(prefix)
 
 
+def test_the_device_is_called_as_it_is_on_this_system() -> None:
+    names = [hooks.variables(lease(mode, None), config(), hooks.CREATION, system)["TSP_TUNNEL_INTERFACE"]
+             for mode in ("v6v4", "v6udpv4") for system in ("linux", "freebsd14")]
+    assert names[0] == names[2] == "tsp0" and names[1].startswith("gif") and names[3].startswith("tun")
+
+
 def test_v4v6() -> None:
     found = hooks.variables(lease("v4v6", "198.51.100.0/28"), config(devices=(("v4v6", "sit0"),)), hooks.CREATION)
     assert (found["TSP_PREFIX"], found["TSP_PREFIXLEN"], found["TSP_TUNNEL_PREFIXLEN"]) == ("198.51.100.0", "28", "32")
