@@ -14,8 +14,9 @@ A message that may come again and again (a bad datagram, a flood) gets a name:
 
     log.warning("a datagram from %s was dropped: it is no IPv6 packet", peer, extra=once("bad_datagram"))
 
-The first of a name is told at once. Those that follow are counted, and told as one line with their number once a minute at most; `flush`
-tells what is still counted, for whoever comes by now and then. Without `set_up` (in tests) such a message is like any other.
+The first of a name is told at once. Those that follow are counted, and told as one line with their number once a minute at most, before
+whatever is told next; `flush` tells it where nothing is, for whoever comes by now and then. Without `set_up` (in tests) such a message is
+like any other.
 
 No place can stop the agent: where a disk is full or nobody reads, the line is lost, and the other places are told once.
 """
@@ -136,10 +137,10 @@ class Repeated(logging.Filter):
         self._seen: dict[str, _Seen] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
+        self.flush()
         name = getattr(record, "once", None)
         if name is None:
             return True
-        self.flush()
         seen = self._seen.get(name)
         if seen is not None:
             seen.count += 1
@@ -154,12 +155,13 @@ class Repeated(logging.Filter):
     def flush(self, everything: bool = False) -> None:
         """Tell the numbers whose minute is over; a name that was quiet for a minute is new again."""
         now = self._clock()
-        for name, seen in list(self._seen.items()):
-            if everything or now - seen.told >= AGAIN:
-                del self._seen[name]
-                if seen.count:
-                    self._tell(seen)
-                    self._seen[name] = _Seen(now, seen.record)
+        due = {name: seen for name, seen in self._seen.items() if everything or now - seen.told >= AGAIN}
+        for name, seen in due.items():  # before any is told: that comes by here again
+            del self._seen[name]
+            if seen.count:
+                self._seen[name] = _Seen(now, seen.record)
+        for seen in due.values():
+            self._tell(seen)
 
     def _tell(self, seen: _Seen) -> None:
         if seen.count:

@@ -229,8 +229,8 @@ def _hooks(conf: OldConf, home: str, host: Host, platform: str, warnings: list[s
     elif template and template != re.sub(r"[0-9.]+\Z", "", platform) and not (template == "openwrt" and platform == "linux"):
         warnings.append(f"{where} is {template}, but this is {platform}: the tunnel is set up as this system needs it.")
     if conf["host_type"] == "router":
-        warnings.append(f"{conf.where('if_prefix')}: {conf['if_prefix']} gets its address, but nothing advertises the prefix there, as the "
-                        "template did: have radvd (the BSDs: rtadvd) do it, for example by the role radvd.")
+        warnings.append(f"{conf.where('if_prefix')}: {conf['if_prefix']} gets its address, but nothing advertises the prefix there. The "
+                        "template started radvd (the BSDs: rtadvd): have it do so, for example by the role radvd.")
     return HooksConfig(home_dir=home)
 
 

@@ -349,6 +349,17 @@ def test_what_comes_again_and_again_is_told_once_and_counted(counted: tuple[logg
     assert stderr.getvalue().splitlines()[-1] == "W: a bad datagram from x", "after a quiet minute it is news again"
 
 
+def test_what_is_counted_comes_with_whatever_is_told_next(counted: tuple[logging.Logger, Clock], stderr: io.StringIO) -> None:
+    log, clock = counted
+    for name in ("x", "y"):
+        for _ in range(3):
+            log.warning(name, extra=logs.once(name))
+    clock.now += 61
+    log.info("something else")
+    log.info("and more")
+    assert stderr.getvalue().splitlines() == ["W: x", "W: y", "W: x (2 times more)", "W: y (2 times more)", "I: something else", "I: and more"]
+
+
 def test_names_made_of_what_comes_from_outside_fill_no_memory(counted: tuple[logging.Logger, Clock]) -> None:
     log, _clock = counted
     for number in range(3000):
