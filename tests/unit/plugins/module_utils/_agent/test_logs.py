@@ -357,7 +357,8 @@ def test_what_is_counted_comes_with_whatever_is_told_next(counted: tuple[logging
     clock.now += 61
     log.info("something else")
     log.info("and more")
-    assert stderr.getvalue().splitlines() == ["W: x", "W: y", "W: x (2 times more)", "W: y (2 times more)", "I: something else", "I: and more"]
+    assert stderr.getvalue().splitlines() == [
+        "W: x", "W: y", "W: x (2 times more)", "W: y (2 times more)", "I: something else", "I: and more"]
 
 
 def test_names_made_of_what_comes_from_outside_fill_no_memory(counted: tuple[logging.Logger, Clock]) -> None:
