@@ -92,7 +92,7 @@ def test_the_state_of_a_fleet(fleet: Fleet) -> None:
         assert os.stat(folder / "tunnels.json").st_mode & 0o777 == 0o644
 
         # killed, its last word still says that it is up
-        for process in {status["pid"], agent.process.pid}:
+        for process in (status["pid"], agent.process.pid):
             fleet.net.host.run("kill", "-9", str(process), check=False)
         agent.process.wait(30)
         row = fleet.report()["home"]

@@ -80,14 +80,9 @@ def _columns(text: str, device: str) -> dict[str, int]:
 
 
 def _netstat(device: str, *options: str) -> str:
-    import subprocess  # only on systems that have no file to read: an idle agent on Linux does without it
+    from .._apply.runner import HostRunner  # only on systems that have no file to read: an idle agent on Linux does without it
 
-    try:
-        done = subprocess.run(["netstat", "-I", device, *options], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                              stderr=subprocess.DEVNULL, timeout=NETSTAT_SECONDS, check=False)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout.decode("utf-8", "replace")
+    return HostRunner().run(("netstat", "-I", device, *options), timeout=NETSTAT_SECONDS).stdout
 
 
 class Cached:

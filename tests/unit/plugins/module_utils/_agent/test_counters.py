@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import sys
+from pathlib import Path
 
 import pytest
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.counters import (
@@ -18,6 +19,7 @@ from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.counters i
     from_netstat,
     of_device,
 )
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._apply import runner
 
 LINUX = """\
 Inter-|   Receive                                                |  Transmit
@@ -124,3 +126,16 @@ def test_numbers_that_begin_anew_are_believed() -> None:
     loss = Loss()
     assert loss.ratio(50, 10, 0.0) == 0.8
     assert loss.ratio(2, 2, 10.0) == 0.0
+
+
+def test_elsewhere_than_on_linux_netstat_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "netstat"
+    program.write_text(f'#!/bin/sh\n[ "$1 $2" = "-I gif0" ] || exit 1\ncat <<"EOT"\n{FREEBSD}EOT\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "platform", "freebsd14")
+    monkeypatch.setitem(runner.ENVIRONMENT, "PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert of_device("gif0") == SAME
+    assert of_device("gif1") is None
+    program.unlink()
+    monkeypatch.setitem(runner.ENVIRONMENT, "PATH", str(tmp_path))
+    assert of_device("gif0") is None
