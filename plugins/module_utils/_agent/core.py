@@ -6,91 +6,70 @@
 
     starting ──► proving (a stored lease) ──► up ──► lost ──► negotiating ──► up …
                      │ no answer                                  │ failed
-                     └──────────────► negotiating ◄── waiting ◄───┘
+                     └──────────────► negotiating ◄── waiting ◄───┤
+                                           ▲                      │ the broker refused who we are, several times
+                                           └─ told to ─ refused ◄─┘
 
 A tunnel that is lost keeps its device, addresses and routes while the broker is asked again, so connections survive when the same
-addresses are granted, as brokers do for the same user. A renewal, before the lease ends or when told to, is negotiated beside the
-tunnel in use and replaces it only when it is there.
+addresses are granted, as brokers do for the same user. Whatever else is a reason to ask (the lease is to be renewed, the host is
+elsewhere, the preferred broker may be back, somebody said so) is negotiated beside the tunnel in use, which goes on meanwhile and is
+replaced only when the new one is there.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import random
 import socket
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
-from datetime import datetime, timedelta, timezone
-from typing import Any, Protocol, TypeVar
+from datetime import datetime, timezone
+from typing import Any, TypeVar
 
-from .._exchange.negotiate import negotiate
-from .._exchange.source import Source
-from .._module.pathmtu import Measure, measured, path_mtu
-from .._tsp.errors import ApplyError, LocalError, NetworkError, RemoteError, TspError
+from .._exchange.source import own_address
+from .._tsp.errors import ApplyError, LocalError, NetworkError, TspError
 from .._tsp.lease import Lease
-from .keepalive import Keepalive, Lost, Ping, interval_for
+from .beside import Beside
+from .brokers import Answer, Negotiator, same_broker, to_return_to
+from .brokers import BrokerNegotiator as BrokerNegotiator
+from .foreign import check_ours
+from .keepalive import Keepalive, Lost, Ping, behind_nat, interval_for
 from .kernel import write_public
 from .leases import LeaseFile, Leases
+from .logs import NOTICE
+from .natprobe import NatProbe, memory_file
+from .pace import SOONEST_RENEWAL, Pace, renewal, stopped
+from .roaming import AWAY, MOVED, Roaming, Standstill, Where
 from .settings import AgentConfig
+from .status import Facts, Status
+from .traffic import Traffic
 from .tunnel import Tunnel, stored_socket
+from .watch import Watch, open_watch
 
-FIRST_DELAY, LONGEST_DELAY = 1.0, 300.0
-"""Seconds before asking again; doubled with each failure. The exchange's own courtesy towards each broker comes on top."""
-HOPELESS_DELAY = 300.0
-"""Where asking again changes nothing until somebody changes something."""
-HOPELESS = frozenset({"auth_failed", "no_common_mechanism", "server_key_unknown", "server_key_changed", "server_not_authentic",
-                      "mode_refused", "credentials_missing", "prefix_for_anonymous", "version_unsupported", "tunnel_refused", "no_fou"})
 HOUSEKEEPING = 5.0
 """Seconds between looks at the lease file and updates of the status file."""
+UNCHANGED = 30.0
+"""Seconds after which the status file is written although it says nothing new."""
 PROVING_WAIT = 1.5
 """Seconds that a stored lease gets to answer each of its pings."""
-SOONEST_RENEWAL = 30.0
-"""Seconds after a grant before which it is not renewed."""
 UNWATCHED_INTERVAL = 60.0
 """Seconds between pings where the broker wants no keepalive: their result is shown, and nothing follows from it."""
+LOST, TOLD, RENEW, RETURN, ELSEWHERE, ANSWERED, CHANGED, REPLY, STOP = (
+    "lost", "told to", "renewal", "return", "moved", "answered", "changed", "reply", "stop")
+"""Why the keepalive was left; some of them are reasons to ask the broker."""
 T = TypeVar("T")
 
 
-class Negotiator(Protocol):
-    """The port to the broker."""
-
-    async def negotiate(self, last: Lease | None, source_port: int | None,
-                        mode: str | None = None) -> tuple[Lease, socket.socket | None, list[str]]:
-        """(lease, the connected UDP socket with v6udpv4, warnings). mode: ask for this one, whatever the request says. Raises TspError."""
-
-
-class BrokerNegotiator:
-    """The real one: the broker that gave the last lease first, then the others. measure: tells the MTU of the path to the broker's end."""
-
-    def __init__(self, config: AgentConfig, log: Callable[[str], None], measure: Measure = path_mtu) -> None:
-        self._config = config
-        self._log = log
-        self._measure = measure
-
-    async def negotiate(self, last: Lease | None, source_port: int | None,
-                        mode: str | None = None) -> tuple[Lease, socket.socket | None, list[str]]:
-        options = self._config.options
-        brokers = options.brokers if last is None else tuple(dict.fromkeys((last.broker, *options.brokers)))
-        request = self._config.request
-        result = await negotiate(request if mode is None else replace(request, mode=mode),
-                                 replace(options, brokers=brokers, source_port=source_port or options.source_port),
-                                 keep_socket=True, progress=self._log)
-        lease = replace(result.lease, request=request)
-        if last is not None and lease.via is None and lease.broker == last.broker:
-            lease = replace(lease, via=last.via)  # asked directly this time, but a configured broker had led there
-        source = Source.of(self._config.options)
-        lease = await asyncio.get_running_loop().run_in_executor(None, measured, lease, source, self._measure)
-        return lease, result.socket, list(lease.warnings) + result.warnings
-
-
 class Agent:
-    """One tunnel, kept until `stop`. All times from `now` are monotonic seconds, `wall` gives aware datetimes."""
+    """One tunnel, kept until `stop`. All times from `now` are monotonic seconds, `wall` gives aware datetimes.
+
+    watch: makes what tells of changes of this host's network (family -> Watch). where: the address from which it sends to another.
+    """
 
     def __init__(self, config: AgentConfig, negotiator: Negotiator, make_tunnel: Callable[..., Tunnel], *,
                  leases: Leases | None = None, log: logging.Logger | None = None, jitter: Callable[[], float] = random.random,
-                 wall: Callable[[], datetime] = lambda: datetime.now(timezone.utc)) -> None:
+                 wall: Callable[[], datetime] = lambda: datetime.now(timezone.utc), watch: Callable[[int], Watch] = open_watch,
+                 where: Where = own_address) -> None:
         self._config = config
         self._negotiator = negotiator
         self._leases: Leases = leases or LeaseFile(config.lease_file)
@@ -100,20 +79,44 @@ class Agent:
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
-        self._again = False
+        self._told = False
+        self._wanted = ""
+        self._moved = False
         self._trouble = False
-        self._tunnel = make_tunnel(config, on_reply=self._replied, on_trouble=self._troubled)
-        self._keepalive: Keepalive | None = None
-        self._lease: Lease | None = None
-        self._renew_at: datetime | None = None
-        self._failures = 0
-        self._negotiations = 0
+        self._pace = Pace(config.retry, jitter)
+        mode = config.request.mode
+        self._open_watch = watch
+        self._family = socket.AF_INET6 if mode == "v4v6" else socket.AF_INET
+        self._roaming = Roaming(config.options, mode, self._roamed, where)
+        self._standstill = Standstill(wall, self._loop.time)
+        self._beside: Beside | None = None
+        self._probe: NatProbe | None = None
         self._mode: str | None = None
-        self._mode_why = ""
-        self._seen = (0, 0)
-        self._state = ""
-        self._since = wall()
-        self._error: dict[str, Any] | None = None
+        self._renew_at: datetime | None = None
+        self._renew_by = 0.0
+        self._not_before = 0.0
+        self._return_at = 0.0
+        self._written: tuple[Any, ...] = ()
+        self._written_at = 0.0
+        self._status = Status(wall())
+        self.tunnel = make_tunnel(config, on_reply=self._replied, on_trouble=self._troubled)
+        self._traffic = Traffic(self.tunnel, config)
+        self.keepalive: Keepalive | None = None
+        self.lease: Lease | None = None
+        """The lease in use, or the last one."""
+        self.state = ""
+        """starting | proving | negotiating | up | lost | waiting | refused | stopped."""
+        self.since = wall()
+        self.mode_why = ""
+        self.negotiations = 0
+        self.lost_count = 0
+        self.pings_sent = self.pings_answered = 0
+        self.last_error: dict[str, Any] | None = None
+
+    @property
+    def failures(self) -> int:
+        """Attempts in a row that came to nothing."""
+        return self._pace.failures
 
     def stop(self) -> None:
         """End cleanly: everything that was set up is taken away again."""
@@ -121,198 +124,337 @@ class Agent:
         self._wake.set()
 
     def renegotiate(self) -> None:
-        """Ask the broker again now, beside the tunnel in use."""
-        self._again = True
+        """Ask the broker again now, beside the tunnel in use: the preferred one first, where there is one."""
+        self._told = True
         self._wake.set()
 
-    @property
-    def state(self) -> str:
-        """starting | proving | negotiating | up | lost | waiting | stopped."""
-        return self._state
-
-    @property
-    def lease(self) -> Lease | None:
-        """The lease in use, or the last one."""
-        return self._lease
-
     async def run(self) -> None:
-        """Keep the tunnel until `stop`. Raises LocalError when it cannot even begin (`device_taken`)."""
+        """Keep the tunnel until `stop`. Raises LocalError when it cannot even begin (`device_taken`); where nothing is to be tried
+        again (`retry.reconnect`), TspError for what ended the tunnel."""
         self._become("starting")
-        if await self._tunnel.recover():
+        if await self.tunnel.recover():
             self._log.warning("an earlier run was killed: what it left was taken away")
+        self._roaming.begin()
+        watching = asyncio.ensure_future(self._roaming.run(self._open_watch(self._family))) if self._config.roaming else None
         try:
-            self._lease = await self._stored()
-            use_stored = self._lease is not None
-            while not self._stop.is_set():
-                try:
-                    if use_stored and self._lease is not None:
-                        alive = await self._prove(self._lease)
-                    else:
-                        alive = await self._ask(keep=False)
-                    use_stored = False
-                    while alive and not self._stop.is_set():
-                        alive = await self._watch()
-                except TspError as exc:
-                    if self._otherwise(exc):
-                        continue
-                    # What this host refused, it will not refuse less with another lease.
-                    use_stored = isinstance(exc, (ApplyError, LocalError)) and self._lease is not None
-                    await self._rest(exc)
+            await self._live()
         finally:
-            for command in await self._tunnel.down():
+            if watching is not None:
+                watching.cancel()
+                await asyncio.gather(watching, return_exceptions=True)
+            await self._give_up_beside()
+            for command in await self.tunnel.down():
                 self._log.info("%s", command)
             self._become("stopped")
 
+    async def _live(self) -> None:
+        self.lease = await self._stored()
+        use_stored = self.lease is not None
+        while not self._stop.is_set():
+            try:
+                if use_stored and self.lease is not None:
+                    alive = await self._prove(self.lease)
+                else:
+                    alive = await self._ask()
+                use_stored = False
+                while alive and not self._stop.is_set():
+                    alive = await self._watch()
+            except TspError as exc:
+                if self._otherwise(exc):
+                    continue
+                if not self._config.retry.reconnect:
+                    raise
+                # What this host refused, it will not refuse less with another lease.
+                use_stored = isinstance(exc, (ApplyError, LocalError)) and self.lease is not None
+                use_stored = await self._rest(exc) or use_stored
+
     def _otherwise(self, exc: TspError) -> bool:
         """Whether to ask at once for a tunnel of another kind: any would do, and this host cannot make the one that was granted."""
-        lease = self._lease
+        lease = self.lease
         if exc.code != "tunnel_refused" or lease is None or lease.grant.mode != "v6v4" or self._config.request.mode != "v6anyv4" or \
                 self._mode is not None:
             return False
         self._mode = "v6udpv4"
-        self._mode_why = f"This host cannot have the v6v4 tunnel that the broker granted: {exc.message}"
-        self._log.warning("%s Asking for v6udpv4 instead.", self._mode_why)
-        self._lease = None
+        self.mode_why = f"This host cannot have the v6v4 tunnel that the broker granted: {exc.message}"
+        self._log.warning("%s Asking for v6udpv4 instead.", self.mode_why)
+        self.lease = None
         return True
 
     async def _watch(self) -> bool:
         """Keep an established tunnel until something happens, and deal with it; whether there still is a tunnel."""
         what = await self._keep()
-        if what == "lost":
-            self._become("lost")
-            self._error = NetworkError("tunnel_lost", "The broker's end of the tunnel no longer answers.",
-                                       "The broker is being asked again.").to_dict()
-            self._log.warning("the broker's end does not answer any more; asking the broker again")
-            return False
-        if what == "changed":
+        if what == LOST:
+            return await self._lose()
+        if what == CHANGED:
             lease = await self._stored()
             if lease is not None:
                 self._log.info("the stored lease was changed by somebody else: using that one")
-                self._lease = lease
+                await self._give_up_beside()
+                self._pace.begin_anew()
+                self.lease = lease
                 return await self._prove(lease)
-        elif what == "again":
-            try:
-                return await self._ask(keep=True)
-            except TspError as exc:
-                if self._tunnel.numbers is None:
-                    raise
-                self._failed(exc)
-                self._renew_at = self._wall() + timedelta(seconds=self._delay(exc))
-                self._become("up")
+        elif what == ANSWERED:
+            await self._adopt()
+        elif what in (TOLD, RENEW, RETURN, ELSEWHERE):
+            await self._ask_beside(what)
         return not self._stop.is_set()
+
+    async def _lose(self) -> bool:
+        """The broker's end is silent: nothing of the tunnel is taken away, and the broker is asked again."""
+        await self._give_up_beside()
+        self.lost_count += 1
+        if self._probe is not None:
+            self._probe.lost_anyway()
+        error = NetworkError("tunnel_lost", "The broker's end of the tunnel no longer answers.", "The broker is being asked again.")
+        if not self._config.retry.reconnect:
+            error.hint = "The agent ends, since it is told not to reconnect (retry.reconnect)."
+            raise error
+        self.last_error = error.to_dict()
+        self._become("lost")
+        self._log.warning("the broker's end does not answer any more; asking the broker again")
+        return False
 
     async def _prove(self, lease: Lease) -> bool:
         """Set a stored lease up and see whether the broker's end answers."""
         self._become("proving")
-        await self._tunnel.disconnect()
+        await self.tunnel.disconnect()
         try:
             sock = stored_socket(self._config, lease) if lease.grant.mode == "v6udpv4" else None
         except NetworkError as exc:
             self._log.info("%s", exc.message)
             return False
         await self._up(lease, sock)
-        self._keepalive = Keepalive(PROVING_WAIT, self._loop.time(), self._jitter, wait=PROVING_WAIT)
-        self._keepalive.probe(self._loop.time())
-        if await self._keep(until_reply=True) != "reply":
+        self.keepalive = Keepalive(PROVING_WAIT, self._loop.time(), self._jitter, wait=PROVING_WAIT)
+        self.keepalive.probe(self._loop.time())
+        if await self._keep(until_reply=True) != REPLY:
             if not self._stop.is_set():
                 self._log.info("the stored lease does not answer; asking the broker again")
             return False
         self._established(lease)
         return True
 
-    async def _ask(self, keep: bool) -> bool:
-        """Negotiate. keep: the tunnel in use stays until the new one is there. Raises TspError."""
-        if not keep or self._config.options.source_port is not None:
-            await self._tunnel.disconnect()  # a port of the user's choice is needed for asking, too
-        if self._state != "up" or not keep:
-            self._become("negotiating")
-        # The same port spares a firewall's rules; a second attempt takes another, for a NAT may be stuck with the first.
-        port = self._lease.grant.client.udp_port if self._lease is not None and not keep and self._failures == 0 else None
-        self._negotiations += 1
-        result = await self._unless_stopped(self._negotiator.negotiate(self._lease, port, self._mode))
-        if result is None:
-            return False
-        lease, sock, warnings = result
+    async def _ask(self) -> bool:
+        """Negotiate while there is no tunnel that carries anything. Raises TspError."""
+        await self.tunnel.disconnect()  # a port of the user's choice is needed for asking, too
+        self._become("negotiating")
+        while not self._stop.is_set():
+            # The same port spares a firewall's rules; a second attempt takes another, for a NAT may be stuck with the first.
+            port = self.lease.grant.client.udp_port if self.lease is not None and not self._moved and not self.failures else None
+            self._told = False
+            result = await self._unless_interrupted(self._negotiation(port))
+            if result is not None:
+                await self._take(*self._checked(result))
+                return True
+        return False
+
+    def _negotiation(self, port: int | None = None, brokers: tuple[str, ...] | None = None) -> Awaitable[Answer]:
+        """One exchange. What is said only now and then is said by name: a negotiator need not know of it."""
+        said: dict[str, Any] = {}
+        if self._moved:
+            said["moved"] = True
+            # Elsewhere another kind of tunnel may pass.
+            self._mode, self.mode_why, self._moved = None, "", False
+        if brokers is not None:
+            said["brokers"] = brokers
+        self.negotiations += 1
+        return self._negotiator.negotiate(self.lease, port, self._mode, **said)
+
+    async def _ask_beside(self, why: str) -> None:
+        """Negotiate while the tunnel in use goes on."""
+        lease, options = self.lease, self._config.options
+        await self._give_up_beside()
+        self._told = False
+        if why == TOLD:
+            self._pace.begin_anew()
+        if why != RETURN:
+            self._wanted = why
+        brokers = (self._config.preferred,) if why == RETURN else to_return_to(self._config, lease) if why == TOLD and lease else None
+        if options.source_port is not None and self.tunnel.data_plane in ("tun", "fou"):
+            await self.tunnel.disconnect()  # there is but one port, and it is needed for asking
+        self._beside = Beside(why, self._negotiation(None, brokers), self._wake)
+
+    async def _adopt(self) -> None:
+        """What was negotiated beside the tunnel is there, or failed."""
+        beside, self._beside = self._beside, None
+        if beside is None:
+            return
+        if beside.why == RETURN:
+            self._return_at = self._loop.time() + self._config.return_after
+        try:
+            result = self._checked(beside.result())
+        except TspError as exc:
+            if beside.why == RETURN:
+                self._log.info("the preferred broker %s gives no tunnel yet: %s", self._config.preferred, exc.message)
+            else:
+                self._failed(exc)
+                self._not_before = self._loop.time() + self._pace.delay(exc)
+            if self._config.options.source_port is not None and self.lease is not None and self.tunnel.data_plane in ("tun", "fou"):
+                await self._prove(self.lease)  # the port is free again
+            self._write_status()
+            return
+        await self._take(*result)
+
+    async def _give_up_beside(self) -> None:
+        beside, self._beside = self._beside, None
+        if beside is not None:
+            await beside.cancel()
+
+    def _checked(self, answer: Answer) -> Answer:
+        """The same, when the lease can be ours. Raises RemoteError `foreign_grant`."""
+        try:
+            check_ours(answer[0], self.lease)
+        except TspError:
+            if answer[1] is not None:
+                answer[1].close()
+            raise
+        return answer
+
+    async def _take(self, lease: Lease, sock: socket.socket | None, warnings: list[str]) -> None:
+        """A lease was granted: keep it, and make it the tunnel. Raises TspError."""
         for warning in warnings:
             self._log.warning("%s", warning)
+        before = self.lease
+        if before is not None and before.grant.client.ipv6 != lease.grant.client.ipv6:
+            self._log.log(NOTICE, "the broker granted other addresses than before: %s instead of %s",
+                          lease.grant.inner_address(lease.grant.client), before.grant.inner_address(before.grant.client))
         await self._store(lease)
-        self._lease = lease
+        self.lease = lease
         await self._up(lease, sock)
         self._established(lease)
-        return True
 
     async def _up(self, lease: Lease, sock: socket.socket | None) -> None:
-        for command in await self._tunnel.up(lease, sock):
+        for command in await self.tunnel.up(lease, sock):
             self._log.info("%s", command)
 
     def _established(self, lease: Lease) -> None:
-        now = self._loop.time()
-        interval = interval_for(lease.grant, self._config.keepalive.longest_interval)
+        now, config = self._loop.time(), self._config
+        self._roaming.settle(lease)
+        nat = behind_nat(lease)
+        interval = interval_for(lease.grant, config.keepalive.longest_interval, nat)
         watched = interval is not None
-        before = self._keepalive
-        self._keepalive = Keepalive(interval or UNWATCHED_INTERVAL, now, self._jitter, misses=3 if watched else 1 << 30)
-        if before is not None and before.last_rtt is not None and self._state == "proving":
-            self._keepalive.last_rtt, self._keepalive.last_reply = before.last_rtt, before.last_reply
+        self._probe = self._nat_probe(lease, nat)
+        if self._probe is not None and self._probe.found:
+            interval = self._probe.interval or interval
+        before = self.keepalive
+        self.keepalive = Keepalive(interval or UNWATCHED_INTERVAL, now, self._jitter, config.keepalive.misses if watched else 1 << 30,
+                                   idle_test=self._probe)
+        if before is not None and before.last_rtt is not None and self.state == "proving":
+            self.keepalive.last_rtt, self.keepalive.last_reply = before.last_rtt, before.last_reply
         else:
-            self._keepalive.probe(now)  # for the round trip in the status, and to see at once if nothing passes
-        self._seen = self._tunnel.traffic()
-        self._renew_at = _renewal(lease)
-        self._failures = 0
-        self._error = None
+            self.keepalive.probe(now)  # for the round trip in the status, and to see at once if nothing passes
+        self._traffic.begin(self._probe is not None)
+        self._renew_at = renewal(lease, config.renew_at, self._jitter())
+        if self._renew_at is not None:
+            # By both clocks: one that is set while we run neither puts it off nor makes it happen again and again.
+            self._renew_by = now + max(0.0, (self._renew_at - self._wall()).total_seconds())
+        self._return_at = now + config.return_after
+        self._wanted, self._not_before = "", now + SOONEST_RENEWAL
+        self._pace.succeeded()
+        self.last_error = None
         self._become("up")
         grant = lease.grant
-        self._log.info("up: %s %s from %s, prefix %s, keepalive every %s s, carried by %s: %s", grant.mode,
-                       grant.inner_address(grant.client), lease.broker, grant.prefix or "none", f"{interval:g}" if interval else "never",
-                       self._tunnel.data_plane, self._tunnel.data_plane_why)
+        self._log.log(NOTICE, "up: %s %s from %s, prefix %s, keepalive every %s s, carried by %s: %s", grant.mode,
+                      grant.inner_address(grant.client), lease.broker, grant.prefix or "none", f"{interval:g}" if interval else "never",
+                      self.tunnel.data_plane, self.tunnel.data_plane_why)
+
+    def _nat_probe(self, lease: Lease, nat: bool) -> NatProbe | None:
+        config, wish = self._config, lease.grant.keepalive
+        if not config.keepalive.probe_nat or not nat or wish is None or not self.tunnel.data_plane:
+            return None
+        path = memory_file(config.options.state_dir, lease) if config.options.state_dir else None
+        before = self._probe
+        if before is not None and before.path == path and path is not None:
+            return before
+        longest = min(float(wish.interval), config.keepalive.longest_interval or float(wish.interval))
+        return NatProbe(longest, path, self._nat_found)
+
+    def _nat_found(self, sentence: str) -> None:
+        self._log.log(NOTICE, "%s", sentence)
+        if self.keepalive is not None and self._probe is not None and self._probe.interval is not None:
+            self.keepalive.interval = self._probe.interval
+
+    @property
+    def nat(self) -> dict[str, Any] | None:
+        """behind: whether there is a NAT before the broker; lifetime: seconds of silence that it forgives, None when not known; said."""
+        lease, probe = self.lease, self._probe
+        if lease is None or lease.local_address is None:
+            return None
+        if not behind_nat(lease):
+            return {"behind": False, "lifetime": None, "said": "The broker sees this host's own address."}
+        if probe is None:
+            return {"behind": True, "lifetime": None, "said": "The broker sees another address than this host's own."}
+        return {"behind": True, "lifetime": round(probe.good, 1) if probe.found and probe.bad is not None else None, "said": probe.said}
 
     async def _keep(self, until_reply: bool = False) -> str:
-        """Drive the keepalive until: reply (asked for) | lost | again | changed | stop."""
-        keepalive = self._keepalive or Keepalive(UNWATCHED_INTERVAL, self._loop.time(), self._jitter)
+        """Drive the keepalive until something happens: one of the words above."""
+        keepalive = self.keepalive or Keepalive(UNWATCHED_INTERVAL, self._loop.time(), self._jitter)
         while True:
             self._wake.clear()
             now = self._loop.time()
             if self._stop.is_set():
-                return "stop"
-            if self._tunnel.lost:
-                for command in await self._tunnel.down():
+                return STOP
+            if self.tunnel.lost:
+                for command in await self.tunnel.down():
                     self._log.info("%s", command)
                 raise ApplyError("device_lost", f"Somebody removed the device {self._config.device}.",
                                  "It is being made again. Find out who did it; to end the tunnel, stop the agent.")
-            if until_reply and keepalive.last_reply is not None:
-                return "reply"
-            if not until_reply and (self._again or self._renew_at is not None and self._wall() >= self._renew_at):
-                self._again = False
-                return "again"
-            if not until_reply and self._leases.changed():
-                return "changed"
+            self._wake_up(keepalive, now)
+            if not until_reply:
+                happened = self._happened(now)
+            else:
+                happened = REPLY if keepalive.last_reply is not None else ELSEWHERE if self._moved else ""
+            if happened:
+                return happened
             if self._trouble:
                 self._trouble = False
                 keepalive.trouble(now)
-            self._count(keepalive)
+            self._traffic.count(keepalive)
             action = keepalive.handle_timer(now)
             if isinstance(action, Ping):
-                self._tunnel.ping(action.sequence)
+                self.pings_sent += 1
+                self.tunnel.ping(action.sequence)
             elif isinstance(action, Lost):
-                return "lost"
+                return LOST
             self._write_status()
             due = keepalive.next_timer()
-            wait = HOUSEKEEPING if due is None else max(0.0, min(HOUSEKEEPING, due - now))
-            try:
-                await asyncio.wait_for(self._wake.wait(), wait)
-            except asyncio.TimeoutError:
-                pass
+            await self._sleep(HOUSEKEEPING if due is None else max(0.0, min(HOUSEKEEPING, due - now)))
 
-    def _count(self, keepalive: Keepalive) -> None:
-        seen = self._tunnel.traffic()
-        if seen[0] != self._seen[0]:
-            keepalive.sent()
-        if seen[1] != self._seen[1]:
-            keepalive.received()
-        self._seen = seen
+    def _wake_up(self, keepalive: Keepalive, now: float) -> None:
+        """This host was asleep: the NAT may have forgotten the tunnel, and the lease may have ended."""
+        slept = self._standstill.slept()
+        if slept:
+            self._log.log(NOTICE, "this host was asleep for %.0f s: looking whether the tunnel is still there", slept)
+            self._renew_by -= slept
+            keepalive.hurry(now)
+            if self._config.roaming:
+                self._roaming.look()
+
+    def _happened(self, now: float) -> str:
+        """What is to be done now besides the keepalive; "" for nothing."""
+        if self._beside is not None and self._beside.done:
+            return ANSWERED
+        if self._told:
+            return TOLD
+        if self._moved and not self._pace.refused:
+            return ELSEWHERE
+        if self._leases.changed():
+            return CHANGED
+        if self._beside is not None or self._pace.refused or now < self._not_before:
+            return ""
+        if self._wanted or self._renew_at is not None and (self._wall() >= self._renew_at or now >= self._renew_by):
+            return RENEW
+        preferred = self._config.preferred
+        if preferred and self._config.return_after and now >= self._return_at and self.lease is not None:
+            if not same_broker(preferred, self.lease):
+                return RETURN
+            self._return_at = now + self._config.return_after
+        return ""
 
     def _replied(self, sequence: int) -> bool:
-        if self._keepalive is None or self._keepalive.reply(sequence, self._loop.time()) is None:
+        if self.keepalive is None or self.keepalive.reply(sequence, self._loop.time()) is None:
             return False
+        self.pings_answered += 1
+        self._traffic.begin(self._probe is not None)
         self._wake.set()
         return True
 
@@ -321,6 +463,15 @@ class Agent:
             self._log.debug("the network says: %s", exc.strerror)
             self._trouble = True
             self._wake.set()
+
+    def _roamed(self, what: str, sentence: str) -> None:
+        """From `roaming`: this host is elsewhere, or cut off, or back."""
+        self._log.log(NOTICE, "%s", sentence)
+        if what == MOVED or what != AWAY and self.state == "waiting":
+            self._moved = True
+        elif self.keepalive is not None:
+            self.keepalive.hurry(self._loop.time())
+        self._wake.set()
 
     async def _stored(self) -> Lease | None:
         """The lease on disk, when it still answers what we are to ask for."""
@@ -344,83 +495,96 @@ class Agent:
             self._log.error("%s", exc)
 
     def _failed(self, exc: TspError) -> None:
-        self._failures += 1
-        self._error = exc.to_dict()
-        self._log.error("%s", exc)
+        again = self.last_error is not None and (self.last_error["code"], self.last_error["message"]) == (exc.code, exc.message)
+        self._pace.failed(exc)
+        if self._pace.refused:
+            exc = stopped(exc, self._pace.refusals)
+            again = False
+        self.last_error = exc.to_dict()
+        if again:
+            self._log.info("still the same after %d attempts: %s", self.failures, exc.code)
+        else:
+            self._log.error("%s", exc)
 
-    async def _rest(self, exc: TspError) -> None:
-        """Wait before the next attempt."""
+    async def _rest(self, exc: TspError) -> bool:
+        """Wait before the next attempt; whether there is a stored lease of somebody else's by now, to be tried first."""
         self._failed(exc)
-        delay = self._delay(exc)
-        self._become("waiting")
-        self._log.info("next attempt in %.1f s", delay)
+        refused = self._pace.refused
+        delay = self._pace.delay(exc)
         until = self._loop.time() + delay
-        while not self._stop.is_set() and not self._again and self._loop.time() < until:
+        self._become("refused" if refused else "waiting")
+        if not refused:
+            self._log.info("next attempt in %.1f s", delay)
+        changed = False
+        while not self._stop.is_set() and not self._told and not changed and (refused or self._loop.time() < until and not self._moved):
             self._wake.clear()
-            try:
-                await asyncio.wait_for(self._wake.wait(), until - self._loop.time())
-            except asyncio.TimeoutError:
-                pass
-        self._again = False
+            self._write_status()
+            if self._standstill.slept():
+                self._moved = True  # what was in the way may be gone
+                continue
+            await self._sleep(HOUSEKEEPING if refused else max(0.0, min(HOUSEKEEPING, until - self._loop.time())))
+            changed = self._leases.changed()
+        if self._told or changed or self._moved:
+            self._pace.begin_anew()
+            self._told = False
+        if changed:
+            lease = await self._stored()
+            self.lease = lease or self.lease
+            return lease is not None
+        return False
 
-    def _delay(self, exc: TspError) -> float:
-        delay = min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(self._failures - 1, 16))
-        if exc.code in HOPELESS and isinstance(exc, (RemoteError, LocalError, ApplyError)):
-            delay = HOPELESS_DELAY
-        delay *= 0.75 + 0.5 * self._jitter()
-        return max(delay, float(getattr(exc, "retry_after", 0.0)))
-
-    async def _unless_stopped(self, work: Awaitable[T]) -> T | None:
-        """The result of `work`; None when told to stop meanwhile (work is cancelled then)."""
-        task = asyncio.ensure_future(work)
-        stopping = asyncio.ensure_future(self._stop.wait())
+    async def _sleep(self, seconds: float) -> None:
+        """Until something wakes us, at most so long."""
         try:
-            await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait_for(self._wake.wait(), seconds)
+        except asyncio.TimeoutError:
+            pass
+
+    async def _unless_interrupted(self, work: Awaitable[T]) -> T | None:
+        """The result of `work`; None when told to stop meanwhile, or elsewhere (work is cancelled then)."""
+        task = asyncio.ensure_future(work)
+        try:
+            while not task.done() and not self._stop.is_set() and not self._moved:
+                self._wake.clear()
+                waking = asyncio.ensure_future(self._wake.wait())
+                try:
+                    await asyncio.wait({task, waking}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    waking.cancel()
             if task.done():
                 return task.result()
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
             return None
         finally:
-            stopping.cancel()
             if not task.done():
                 task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
 
     def _become(self, state: str) -> None:
-        if state != self._state:
-            self._state = state
-            self._since = self._wall()
+        if state != self.state:
+            self.state = state
+            self.since = self._wall()
             self._log.debug("state: %s", state)
         self._write_status()
 
     def _write_status(self) -> None:
+        """When something is new; what only counts, every few seconds; nothing new, now and then."""
+        now, keepalive = self._loop.time(), self.keepalive
+        news = (self.state, self.since, self.lease, self.last_error, self.mode_why, self.lost_count, self.negotiations, self.failures,
+                self.tunnel.data_plane, self._renew_at, keepalive is not None and (keepalive.missed, keepalive.last_rtt is None))
+        counts = (self.pings_sent, self.pings_answered, self.tunnel.traffic())
+        if (news, counts) == self._written and now < self._written_at + UNCHANGED:
+            return
+        if self._written and news == self._written[0] and now < self._written_at + HOUSEKEEPING:
+            return
+        self._written, self._written_at = (news, counts), now
         write_public(self._config.runtime_file("status.json"), self.status())
 
     def status(self) -> dict[str, Any]:
-        """The status file: JSON types, no secret. Times are UTC; last_rtt_ms is the keepalive's."""
-        lease, keepalive = self._lease, self._keepalive
-        summary = None
-        if lease is not None:
-            data = lease.to_dict()
-            summary = {key: data[key] for key in ("broker", "mode", "client", "server", "prefix", "expires_at", "obtained_at", "username")}
-        return {
-            "schema": 1, "name": self._config.name, "device": self._config.device, "pid": os.getpid(), "state": self._state,
-            "since": _iso(self._since), "updated_at": _iso(self._wall()), "lease": summary,
-            "mtu": None if self._tunnel.numbers is None else self._tunnel.numbers["mtu"],
-            "last_rtt_ms": None if keepalive is None or keepalive.last_rtt is None else round(keepalive.last_rtt * 1000, 3),
-            "missed": 0 if keepalive is None else keepalive.missed,
-            "data_plane": self._tunnel.data_plane, "data_plane_why": self._tunnel.data_plane_why, "mode_why": self._mode_why,
-            "negotiations": self._negotiations, "failures": self._failures, "counters": self._tunnel.counters(),
-            "last_error": self._error}
-
-
-def _renewal(lease: Lease) -> datetime | None:
-    """When to ask again: a tenth of the lifetime before its end, at most an hour; never at once, however short it is."""
-    if lease.expires_at is None or lease.grant.lifetime is None:
-        return None
-    before = timedelta(seconds=min(3600.0, lease.grant.lifetime / 10))
-    return max(lease.expires_at - before, lease.obtained_at + timedelta(seconds=SOONEST_RENEWAL))
-
-
-def _iso(value: datetime) -> str:
-    return value.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        """The status file: JSON types, no secret. What it means stands in `status`."""
+        keepalive, tunnel, config = self.keepalive, self.tunnel, self._config
+        return self._status.build(Facts(
+            config.name, config.device, self.state, self.since, self._wall(), self._loop.time(), self.lease, tunnel.numbers,
+            tunnel.data_plane, tunnel.data_plane_why, self.mode_why, tunnel.counters(),
+            None if keepalive is None else keepalive.last_rtt, 0 if keepalive is None else keepalive.missed,
+            None if keepalive is None else keepalive.interval, self.pings_sent, self.pings_answered, self.negotiations, self.failures,
+            self.lost_count, self.nat, self._renew_at, self.last_error))

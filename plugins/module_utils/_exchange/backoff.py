@@ -29,6 +29,9 @@ FIRST_DELAY, LONGEST_DELAY = 2.0, 300.0
 FIRST_DELAY_BUSY, LONGEST_DELAY_BUSY = 30.0, 3600.0
 """The same where the broker said that it is overloaded or broken."""
 BUSY_CODES = frozenset({"busy", "server_error", "no_more_tunnels", "request_in_progress"})
+OF_THE_WAY = frozenset({"no_answer", "refused", "unreachable", "forbidden", "connection_lost", "connection_closed", "went_silent",
+                        "answer_lost", "name_not_resolved", "name_lookup_timeout", "no_address_of_family"})
+"""What may lie between us and the broker, and be gone when we are elsewhere."""
 FORGET_AFTER = 86400.0
 """Seconds after which old failures no longer count."""
 
@@ -60,11 +63,12 @@ def who_asks(request: TunnelRequest, options: ExchangeOptions) -> str:
 
 
 class Backoff:
-    """The memory of one state folder. folder None: nothing is remembered, nothing is ever too soon."""
+    """The memory of one state folder. folder None: nothing is remembered, nothing is ever too soon. moved: we are elsewhere now."""
 
     def __init__(self, folder: str | None, who: str, *, min_interval: float, wall: Callable[[], float],
-                 jitter: Callable[[], float], warn: Callable[[str], None]) -> None:
+                 jitter: Callable[[], float], warn: Callable[[str], None], moved: bool = False) -> None:
         self._folder = folder
+        self._moved = moved
         self._who = who
         self._min_interval = min_interval
         self._wall, self._jitter, self._warn = wall, jitter, warn
@@ -115,7 +119,8 @@ class Backoff:
             return None
         path = self._path(broker)
         try:
-            return _parse(json.loads(read_text(path)))
+            memory = _parse(json.loads(read_text(path)))
+            return None if self._moved and memory.failures and memory.reason in OF_THE_WAY else memory
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as exc:

@@ -97,3 +97,10 @@ def _show(data: bytes) -> str:
 def _struck(data: bytes) -> str:
     size = len(data.strip(b"\0\r\n"))
     return f"[{size} bytes struck out]" if size else ""
+
+
+def lines(record: dict[str, Any]) -> list[str]:
+    """One record as lines for a log: who said what when, what follows indented."""
+    said = str(record["text"]).splitlines() or ["(nothing)"]
+    first = f"{record['t']:.3f} {record['direction']} {record['transport']} {record['peer']}: {said[0]}"
+    return [first, *(f"    {line}" for line in said[1:] if line.strip())]

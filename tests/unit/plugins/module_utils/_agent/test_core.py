@@ -7,165 +7,36 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent import core
-from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.config import parse
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent import brokers
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.core import Agent
-from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.settings import AgentConfig
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.pace import Pace, renewal
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._exchange.negotiate import ExchangeResult
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._exchange.source import Source
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module import leasestore
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.errors import ApplyError, NetworkError, RemoteError
-from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.lease import Lease
+from ansible_collections.tunnelbroker.tsp.tests.unit.plugins.module_utils._agent._stage import (
+    FakeBroker,
+    FakeTunnel,
+    Stage,
+    make_lease,
+    run_virtual,
+    up,
+    waiting,
+)
 
-
-class FakeTunnel:
-    """Answers pings while `alive`; remembers what it was told."""
-
-    def __init__(self, config: AgentConfig, on_reply: Callable[[int], bool], on_trouble: Callable[[OSError], None]) -> None:
-        self.on_reply, self.on_trouble = on_reply, on_trouble
-        self.alive = True
-        self.ups: list[Lease] = []
-        self.events: list[str] = []
-        self.numbers: dict[str, Any] | None = None
-        self.fail: Exception | None = None
-        self.lost = False
-        self.data_plane: str | None = "tun"
-        self.data_plane_why = "The test says so."
-        self.refuses: set[str] = set()
-
-    async def recover(self) -> bool:
-        return False
-
-    async def up(self, lease: Lease, sock: Any) -> list[str]:
-        if self.fail is not None:
-            self.numbers = None
-            raise self.fail
-        if lease.grant.mode in self.refuses:
-            self.events.append("refused")
-            raise ApplyError("tunnel_refused", "ip link add failed: Unknown device type.")
-        if sock is not None:
-            sock.close()
-        self.ups.append(lease)
-        self.events.append("up")
-        self.numbers = {"mtu": 1472}
-        return []
-
-    def ping(self, sequence: int) -> None:
-        self.events.append("ping")
-        if self.alive:
-            asyncio.get_running_loop().call_soon(self.on_reply, sequence)
-
-    def traffic(self) -> tuple[int, int]:
-        return 0, 0
-
-    def counters(self) -> dict[str, int]:
-        return {}
-
-    async def disconnect(self) -> None:
-        self.events.append("disconnect")
-
-    async def down(self) -> list[str]:
-        self.events.append("down")
-        self.numbers = None
-        self.lost = False
-        return []
-
-
-class FakeBroker:
-    """Gives leases, or raises what stands next in `answers`."""
-
-    def __init__(self, lease: Lease) -> None:
-        self.lease = lease
-        self.answers: list[Any] = []
-        self.asked: list[tuple[Lease | None, int | None]] = []
-        self.modes: list[str | None] = []
-        self.gate: asyncio.Event | None = None
-
-    async def negotiate(self, last: Lease | None, source_port: int | None, mode: str | None = None) -> tuple[Lease, None, list[str]]:
-        self.modes.append(mode)
-        self.asked.append((last, source_port))
-        if self.gate is not None:
-            await self.gate.wait()
-        if self.answers and isinstance(self.answers[0], Exception):
-            raise self.answers.pop(0)
-        answer = self.answers.pop(0) if self.answers else None
-        return answer or self.lease, None, []
-
-
-def make_lease(mode: str = "v6v4", lifetime: int | None = 3600, obtained: datetime | None = None, **client: Any) -> Lease:
-    return Lease.from_dict({
-        "schema": 1, "broker": "192.0.2.1", "transport": "udp", "protocol_version": "2.0.2", "auth_method": "anonymous",
-        "username": None, "mode": mode, "client": {"ipv4": "192.0.2.20", "ipv6": "2001:db8:f::2", "udp_port": 40000, **client},
-        "server": {"ipv4": "192.0.2.1", "ipv6": "2001:db8:f::1", "udp_port": 3653}, "prefix": None, "dns_servers": [],
-        "keepalive": {"interval": 30, "address": None}, "lifetime": lifetime,
-        "obtained_at": (obtained or datetime.now(timezone.utc)).strftime("%Y-%m-%dT%H:%M:%SZ"), "request": {"mode": "v6anyv4"}})
-
-
-class Stage:
-    """An agent in a folder of the test, driven until something is seen."""
-
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, lease: Lease | None = None) -> None:
-        self.folder = folder
-        monkeypatch.setattr(core, "PROVING_WAIT", 0.02)
-        monkeypatch.setattr(core, "FIRST_DELAY", 0.01)
-        monkeypatch.setattr(core, "HOUSEKEEPING", 0.02)
-        self.config = parse({
-            "request": {"mode": "v6anyv4"}, "broker": {"brokers": ["192.0.2.1"], "auth_method": "anonymous"},
-            "lease_file": str(folder / "lease"), "state_dir": str(folder), "runtime_dir": str(folder)})
-        self.broker = FakeBroker(lease or make_lease())
-        self.alive = True
-        self.refuses: set[str] = set()
-        self.wall = datetime.now(timezone.utc)
-        self.log = logging.getLogger(f"test-{folder}")
-
-    def agent(self) -> Agent:
-        def tunnel(*args: Any, **kwargs: Any) -> FakeTunnel:
-            self.tunnel = FakeTunnel(*args, **kwargs)
-            self.tunnel.alive = self.alive
-            self.tunnel.refuses = self.refuses
-            return self.tunnel
-        return Agent(self.config, self.broker, tunnel, log=self.log, jitter=lambda: 0.5, wall=lambda: self.wall)
-
-    def play(self, *steps: Callable[[Agent], Any]) -> Agent:
-        """Run the agent; each step is a condition to wait for (returns true) or an act (returns None). Then stop."""
-        async def run() -> Agent:
-            agent = self.agent()
-            running = asyncio.ensure_future(agent.run())
-
-            async def script() -> None:
-                for step in steps:
-                    while (value := step(agent)) is not None and not value:
-                        assert not running.done(), running
-                        await asyncio.sleep(0.002)
-            try:
-                await asyncio.wait_for(script(), 30)
-            finally:
-                agent.stop()
-                await asyncio.wait_for(running, 30)
-            return agent
-        return asyncio.run(run())
-
-    def status(self) -> dict[str, Any]:
-        return json.loads((self.folder / "tsp.status.json").read_text())
+__all__ = ["FakeBroker", "FakeTunnel"]
 
 
 @pytest.fixture
-def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
-    return Stage(tmp_path, monkeypatch)
-
-
-def up(agent: Agent) -> bool:
-    return agent.state == "up"
+def stage(tmp_path: Path) -> Stage:
+    return Stage(tmp_path)
 
 
 def test_without_a_lease_the_broker_is_asked_and_the_lease_kept(stage: Stage) -> None:
@@ -193,13 +64,11 @@ def test_a_stored_lease_that_does_not_answer_is_asked_for_again(stage: Stage) ->
 
 def test_a_device_that_is_gone_is_made_again_without_asking_the_broker(stage: Stage) -> None:
     """The keepalive does not notice: it travels beside the device."""
-    seen: list[str] = []
-
     def lose(agent: Agent) -> None:
         stage.tunnel.lost = True
         stage.tunnel.on_trouble(OSError(5, "Input/output error"))
 
-    stage.play(up, lose, lambda agent: seen.append(agent.state) or "waiting" in seen, up)
+    stage.play(up, lose, waiting, up)
     told = [event for event in stage.tunnel.events if event != "ping"]
     assert told == ["disconnect", "up", "down", "disconnect", "up", "down"] and len(stage.broker.asked) == 1
 
@@ -221,14 +90,22 @@ def test_a_lease_that_cannot_be_used_is_not(stage: Stage, broken: str) -> None:
     assert len(stage.broker.asked) == 1
 
 
-def test_loss_leads_to_the_same_broker_from_the_same_port(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core, "Keepalive", lambda interval, now, jitter, misses=3, wait=0.01: real(0.01, now, jitter, misses, 0.01))
-    from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.keepalive import Keepalive as real
-    stage.play(up, lambda agent: setattr(stage.tunnel, "alive", False), lambda agent: len(stage.broker.asked) == 2,
-               lambda agent: setattr(stage.tunnel, "alive", True), up)
+def test_loss_leads_to_the_same_broker_from_the_same_port(stage: Stage) -> None:
+    agent = stage.play(up, lambda agent: setattr(stage.tunnel, "alive", False), lambda agent: len(stage.broker.asked) == 2,
+                       lambda agent: setattr(stage.tunnel, "alive", True), up)
     last, port = stage.broker.asked[1]
     assert last is not None and last.broker == "192.0.2.1" and port == 40000
     assert "down" not in stage.tunnel.events[:-1], "the device stays while the broker is asked"
+    assert agent.lost_count == 1
+
+
+@pytest.mark.parametrize("misses", [2, 5])
+def test_how_many_misses_are_a_loss_is_configurable(stage: Stage, misses: int) -> None:
+    stage.config = replace(stage.config, keepalive=replace(stage.config.keepalive, misses=misses))
+    stage.play(up, lambda agent: agent.keepalive.last_rtt is not None, lambda agent: setattr(stage.tunnel, "alive", False),
+               lambda agent: len(stage.broker.asked) == 2)
+    before = stage.tunnel.events[:stage.tunnel.events.index("disconnect", 1)]
+    assert before.count("ping") == 1 + misses
 
 
 def test_failures_are_told_and_tried_again_from_another_port(stage: Stage) -> None:
@@ -239,35 +116,70 @@ def test_failures_are_told_and_tried_again_from_another_port(stage: Stage) -> No
     assert stage.status()["last_error"] is None
 
 
-def test_hopeless_failures_wait_long_and_hangup_ends_the_wait(stage: Stage) -> None:
+def test_a_refusal_waits_long_and_hangup_ends_the_wait(stage: Stage) -> None:
     stage.broker.answers = [RemoteError("auth_failed", "The broker refused.", "Check it.", 300)]
-    agent = stage.play(lambda agent: agent.state == "waiting", lambda agent: agent.renegotiate(), up)
+    stage.play(waiting, 200, waiting, lambda agent: agent.renegotiate(), up)
     assert len(stage.broker.asked) == 2
-    assert agent._delay(RemoteError("auth_failed", "", "")) >= 225
 
 
-def test_backoff_grows_to_a_bound(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core, "FIRST_DELAY", 1.0)
+def test_refused_several_times_it_stops_asking_until_told(stage: Stage) -> None:
+    stage.broker.answers = [RemoteError("auth_failed", "The broker refused.", "Check it.", 300) for _ in range(3)]
+    told: list[dict[str, Any]] = []
+    stage.play(lambda agent: agent.state == "refused", lambda agent: told.append(stage.status()), 6000,
+               lambda agent: agent.state == "refused", lambda agent: agent.renegotiate(), up)
+    assert len(stage.broker.asked) == 4, "three tries, and the one that was asked for"
+    assert stage.broker.at[2] - stage.broker.at[0] >= 450, "and those not in a row"
+    assert told[0]["last_error"]["code"] == "auth_failed" and "SIGHUP" in told[0]["last_error"]["hint"]
 
-    async def run() -> list[float]:
+
+def test_refused_it_takes_a_lease_that_somebody_else_got(stage: Stage) -> None:
+    stage.broker.answers = [RemoteError("auth_failed", "The broker refused.", "Check it.", 300)] * 3
+    other = make_lease(ipv6="2001:db8:f::7")
+    stage.play(lambda agent: agent.state == "refused", lambda agent: leasestore.save(str(stage.folder / "lease"), other), up)
+    assert stage.tunnel.ups == [other] and len(stage.broker.asked) == 3
+
+
+def test_a_network_failure_between_refusals_does_not_forgive_them(stage: Stage) -> None:
+    refusal = RemoteError("auth_failed", "The broker refused.", "Check it.", 300)
+    stage.broker.answers = [refusal, NetworkError("silent", "The broker is silent."), refusal, refusal]
+    stage.play(lambda agent: agent.state == "refused")
+    assert len(stage.broker.asked) == 4
+
+
+def test_a_refused_renewal_keeps_the_tunnel_and_is_not_tried_for_ever(stage: Stage) -> None:
+    stage.play(up, lambda agent: stage.broker.answers.extend([RemoteError("auth_failed", "No.", "", 300)] * 9),
+               lambda agent: agent.renegotiate(), 3000, up)
+    assert len(stage.broker.asked) == 1 + 3 and len(stage.tunnel.ups) == 1
+
+
+def test_without_reconnecting_a_loss_is_the_end(stage: Stage) -> None:
+    stage.retry(reconnect=False)
+
+    async def run() -> NetworkError:
         agent = stage.agent()
-        delays = []
-        for failures in range(1, 15):
-            agent._failures = failures
-            delays.append(agent._delay(NetworkError("silent", "")))
-        return delays
-    delays = asyncio.run(run())
+        running = asyncio.ensure_future(agent.run())
+        while agent.state != "up":
+            await asyncio.sleep(0.05)
+        stage.tunnel.alive = False
+        with pytest.raises(NetworkError) as caught:
+            await running
+        return caught.value
+    error = run_virtual(run())
+    assert error.code == "tunnel_lost" and "ends" in error.hint
+    assert len(stage.broker.asked) == 1 and stage.tunnel.events[-1] == "down"
+
+
+def test_backoff_grows_to_a_bound(stage: Stage) -> None:
+    pace = Pace(stage.config.retry, lambda: 0.5)
+    delays = []
+    for _ in range(14):
+        pace.failed(NetworkError("silent", ""))
+        delays.append(pace.delay(NetworkError("silent", "")))
     assert delays[:4] == [1, 2, 4, 8] and delays[-1] == 300
     error = NetworkError("too_soon", "")
     error.retry_after = 1000.0
-    agent_delay = asyncio.run(_delay_of(stage, error))
-    assert agent_delay == 1000
-
-
-async def _delay_of(stage: Stage, error: Exception) -> float:
-    agent = stage.agent()
-    agent._failures = 1
-    return agent._delay(error)
+    assert pace.delay(error) == 1000
+    assert {Pace(stage.config.retry, lambda j=j: j).delay(RemoteError("auth_failed", "")) for j in (0.0, 0.5)} == {225, 300}
 
 
 def test_renewal_happens_beside_the_tunnel(stage: Stage) -> None:
@@ -280,10 +192,48 @@ def test_renewal_happens_beside_the_tunnel(stage: Stage) -> None:
     assert stage.broker.asked[1][1] is None, "from a port of its own"
 
 
-def test_a_lease_that_hardly_lasts_does_not_make_the_agent_hammer_the_broker() -> None:
+@pytest.mark.parametrize("jitter", [0.0, 0.99])
+def test_a_lease_is_renewed_after_four_fifths_of_its_life_and_a_fleet_not_in_step(jitter: float) -> None:
     obtained = datetime(2026, 5, 4, 3, 2, 1, tzinfo=timezone.utc)
-    assert [core._renewal(make_lease(lifetime=lifetime, obtained=obtained)) for lifetime in (1, 3600, 604800, None)] == [
-        obtained + timedelta(seconds=30), obtained + timedelta(minutes=54), obtained + timedelta(days=7, hours=-1), None]
+
+    def share(lifetime: int, wanted: float = 0.8) -> float:
+        at = renewal(make_lease(lifetime=lifetime, obtained=obtained), wanted, jitter)
+        assert at is not None
+        return (at - obtained).total_seconds() / lifetime
+    assert share(3600) == share(604800) == pytest.approx(0.8 + 0.05 * jitter)
+    assert share(3600, 0.94) <= 0.95, "never too late"
+    assert share(1) == 30, "a lease that hardly lasts does not make the agent hammer the broker"
+    assert renewal(make_lease(lifetime=None), 0.8, jitter) is None
+
+
+def test_a_lease_is_renewed_in_its_time_for_ever(stage: Stage) -> None:
+    agent = stage.play(up, 9000)
+    # The fake broker's lease says when it was granted, so the second one is old already: never sooner than 30 s after the last.
+    assert stage.broker.at[1] - stage.broker.at[0] == pytest.approx(3600 * 0.825, abs=6)
+    assert stage.tunnel.events.count("down") == 1 and agent.lost_count == 0
+
+
+@pytest.mark.parametrize("jump", [timedelta(days=-400), timedelta(minutes=30), timedelta(seconds=-3)])
+def test_a_clock_that_is_set_does_not_drop_a_healthy_tunnel_nor_the_renewal(stage: Stage, jump: timedelta) -> None:
+    agent = stage.play(up, 60, lambda agent: setattr(stage, "wall", stage.wall + jump), 3600)
+    assert len(stage.broker.asked) >= 2, "renewed all the same"
+    assert stage.broker.at[1] - stage.broker.at[0] <= 3600 * 0.825 + 6
+    assert stage.tunnel.events.count("down") == 1 and agent.lost_count == 0
+
+
+def test_a_tunnel_that_answers_is_kept_beyond_the_end_of_its_lease(stage: Stage) -> None:
+    stage.broker.lease = make_lease(lifetime=600)
+    stage.play(up, lambda agent: stage.broker.answers.extend([NetworkError("silent", "The broker is silent.")] * 100), 4000, up)
+    assert len(stage.tunnel.ups) == 1 and 5 <= len(stage.broker.asked) < 40
+
+
+def test_the_keepalive_goes_on_while_the_broker_is_asked_for_a_renewal(stage: Stage) -> None:
+    """A broker that keeps us waiting must not cost the NAT's memory."""
+    def shut(_agent: Agent) -> None:
+        stage.broker.gate = asyncio.Event()
+    stage.play(up, shut, lambda agent: agent.renegotiate(), lambda agent: len(stage.broker.asked) == 2,
+               lambda agent: stage.tunnel.events.clear(), 300, up)
+    assert stage.tunnel.events.count("ping") >= 9
 
 
 def test_a_renewal_that_fails_keeps_the_tunnel(stage: Stage) -> None:
@@ -326,8 +276,8 @@ def test_a_host_without_sit_asks_for_udp_once_and_remembers(stage: Stage, stored
 def test_a_host_that_cannot_make_what_it_must_ask_for_waits_long(stage: Stage) -> None:
     stage.refuses = {"v6v4"}
     stage.config = replace(stage.config, request=replace(stage.config.request, mode="v6v4"))
-    agent = stage.play(lambda agent: agent.state == "waiting")
-    assert stage.broker.modes == [None] and agent._delay(ApplyError("tunnel_refused", "")) >= 225
+    stage.play(waiting, 200, waiting)
+    assert stage.broker.modes == [None] and stage.tunnel.events.count("refused") == 1
 
 
 def test_told_to_stop_while_it_asks_it_stops(stage: Stage) -> None:
@@ -336,10 +286,10 @@ def test_told_to_stop_while_it_asks_it_stops(stage: Stage) -> None:
         agent = stage.agent()
         running = asyncio.ensure_future(agent.run())
         while not stage.broker.asked:
-            await asyncio.sleep(0.002)
+            await asyncio.sleep(0.05)
         agent.stop()
         await asyncio.wait_for(running, 30)
-    asyncio.run(run())
+    run_virtual(run())
     assert stage.tunnel.ups == [] and stage.tunnel.events[-1] == "down"
 
 
@@ -353,9 +303,7 @@ def test_status_is_for_everybody_and_holds_no_secret(stage: Stage) -> None:
     stage.play(up)
     path = stage.folder / "tsp.status.json"
     assert path.stat().st_mode & 0o777 == 0o644
-    assert set(stage.status()) == {"schema", "name", "device", "pid", "state", "since", "updated_at", "lease", "mtu", "last_rtt_ms",
-                                   "data_plane", "data_plane_why", "mode_why",
-                                   "missed", "negotiations", "failures", "counters", "last_error"}
+    assert stage.status()["schema"] == 2 and stage.status()["lease"]["broker"] == "192.0.2.1"
     assert not [name for name in os.listdir(stage.folder) if name.endswith(".new")]
 
 
@@ -370,7 +318,7 @@ def test_a_new_lease_comes_with_the_mtu_of_the_path(stage: Stage, monkeypatch: p
         asked.append((str(peer), source))
         return 1400
 
-    monkeypatch.setattr(core, "negotiate", granted)
-    lease, _sock, _warnings = asyncio.run(core.BrokerNegotiator(stage.config, str, measure).negotiate(None, None))
+    monkeypatch.setattr(brokers, "negotiate", granted)
+    lease, _sock, _warnings = asyncio.run(brokers.BrokerNegotiator(stage.config, str, measure).negotiate(None, None))
     assert lease.path_mtu == 1400
     assert asked == [(str(make_lease().grant.server.ipv4), Source.of(stage.config.options))]
