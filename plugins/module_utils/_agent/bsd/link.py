@@ -12,6 +12,7 @@ go with the device: on these systems not all of it does.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Sequence
 
@@ -33,16 +34,16 @@ class BsdLink:
     """The plan in force on this host, and its undo. One for each agent. open_tun: how a tun device is opened, in the tests another."""
 
     def __init__(self, kernel: Kernel, undo_file: str, system: System,
-                 open_tun: Callable[[System, str], tuple[TunDevice, bool]] = open_device) -> None:
+                 open_tun: Callable[[System, str], tuple[TunDevice, bool]] | None = None) -> None:
         self._kernel = kernel
         self._undo_file = undo_file
         self._system = system
-        self._open_tun = open_tun
+        self._open_tun = open_tun or open_device
         self._undo: dict[str, Undo] = {}
         self._open = ""
         self.plan: LinkPlan | None = None
         self.left_out: list[str] = []
-        """Sentences on what of the plan was not done, since this system cannot do it beside what it has."""
+        """Sentences on what of the plan was not done, since this system cannot do it beside what it has. The log has them too."""
 
     def recover(self, device: str, name: str) -> bool:
         """Clean up after an agent of this name that was killed; returns whether there was anything. device: as the configuration has it.
@@ -103,8 +104,11 @@ class BsdLink:
         give_port is never called: no kernel of this family takes a UDP port. Raises ApplyError with the command's own words; what was
         done of the new plan is undone then: `tunnel_refused` where the device cannot be had, `link_failed` for all the rest.
         """
-        self.left_out = []
+        before, self.left_out = self.left_out, []
         steps = self._fitting(plan)
+        for sentence in self.left_out:
+            if sentence not in before:
+                logging.getLogger("tsp-agent").info("%s", sentence)
         keys = {step.key for step in steps} | {f"device {plan.device}"}
         done = self._undo_these([key for key in self._undo if key not in keys])
         state = self.state()

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from datetime import datetime, timezone
 from pathlib import Path
@@ -13,12 +14,16 @@ from typing import Any
 
 import pytest
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent import platforms
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.applier import host as host_part
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.applier.host import HostApplier
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.bsd import link as bsd_link
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.bsd.link import BsdLink
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.bsd.plan import make_plan
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.bsd.systems import SYSTEMS
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.link import Link
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.linkplan import KINDS, LinkPlan
-from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.settings import LinkConfig
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.settings import AgentConfig, LinkConfig
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._exchange.options import ExchangeOptions
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._module.plan import tunnel_plan
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.errors import ApplyError, LocalError
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.lease import Lease
@@ -258,6 +263,27 @@ def test_a_freebsd_tun_goes_when_its_descriptor_does_and_nobody_waits_for_the_ot
 def test_no_step_is_in_a_file_that_was_cut_off(host: Host) -> None:
     host.file.write_text('{"route ::/0', encoding="utf-8")
     assert host.link.recover("tsp0", "tsp")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_part_that_changes_the_host_is_at_home_on_each_system(host: Host, mode: str, tmp_path: Path,
+                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a lease to the kernel and back, with the file of what is to be undone in its place."""
+    monkeypatch.setattr(bsd_link, "open_device", host.kernel.open_tun)
+    monkeypatch.setattr(host_part, "open_socket", lambda _probe: None)
+    value = lease(mode)
+    config = AgentConfig("tsp", "tsp0", value.request, ExchangeOptions(brokers=("broker.example",)),
+                         link=LinkConfig(lan_interfaces=("em1",)), runtime_dir=str(tmp_path / "run"))
+    (tmp_path / "run-apply").mkdir()
+    before = host.kernel.picture()
+    applier = HostApplier(config, host.kernel, logging.getLogger("test"), platform=host.key)
+    assert not applier.recover() and applier.fou_missing()
+    made = applier.set_up(value, KINDS[mode][0], None)
+    assert made.name in host.kernel.links and host.kernel.links[made.name]["up"]
+    assert applier.set_up(value, KINDS[mode][0], None).done == []
+    assert [line for line in applier.take_down() if line.startswith("failed")] == []
+    host.kernel.close()
+    assert host.kernel.picture() == before
 
 
 def test_each_system_gets_its_own_side(tmp_path: Path) -> None:
