@@ -19,6 +19,9 @@ WINDOW = 100
 PATIENCE = 5.0
 """Seconds in which a ping without an answer is not yet a lost one."""
 NETSTAT_SECONDS = 5.0
+if not sys.platform.startswith("linux"):
+    from .._apply import runner as _runner  # noqa: F401  # now, while this process may still read its own program
+_may_run = True
 
 
 @dataclass(frozen=True)
@@ -79,9 +82,17 @@ def _columns(text: str, device: str) -> dict[str, int]:
     return {}
 
 
+def without_programs() -> None:
+    """For a process that is about to lose the right to run programs, and would be killed for trying (pledge(2))."""
+    global _may_run
+    _may_run = False
+
+
 def _netstat(device: str, *options: str) -> str:
     from .._apply.runner import HostRunner  # only on systems that have no file to read: an idle agent on Linux does without it
 
+    if not _may_run:
+        return ""
     return HostRunner().run(("netstat", "-I", device, *options), timeout=NETSTAT_SECONDS).stdout
 
 

@@ -57,7 +57,7 @@ def _milli(value: Number | None) -> float | None:
 
 
 def _timestamp(text: str) -> float:
-    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc).timestamp()
+    return datetime.fromisoformat(text[:-1]).replace(tzinfo=timezone.utc).timestamp()  # strptime would load a module of its own
 
 
 FAMILIES: tuple[tuple[str, str, str, Callable[[Mapping[str, Any]], Samples]], ...] = (

@@ -18,6 +18,7 @@ from ipaddress import ip_address
 from typing import Any, Callable
 
 from .._tsp.errors import LocalError
+from . import exposition
 from .settings import AgentConfig
 
 EVERY, LOOK = 15.0, 5.0
@@ -54,8 +55,6 @@ def resident_bytes() -> int | None:
 
 
 def _text(statuses: Sequence[Mapping[str, Any]]) -> bytes:
-    from . import exposition  # whoever asks for no metrics does without it
-
     return exposition.text(statuses, resident_bytes()).encode()
 
 

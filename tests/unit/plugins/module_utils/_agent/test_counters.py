@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent import counters
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.counters import (
     Cached,
     Counters,
@@ -136,6 +137,11 @@ def test_elsewhere_than_on_linux_netstat_is_asked(tmp_path: Path, monkeypatch: p
     monkeypatch.setitem(runner.ENVIRONMENT, "PATH", f"{tmp_path}:/usr/bin:/bin")
     assert of_device("gif0") == SAME
     assert of_device("gif1") is None
+    monkeypatch.setattr(counters, "_may_run", True)
+    counters.without_programs()
+    assert of_device("gif0") is None
+    monkeypatch.setattr(counters, "_may_run", True)
+    assert of_device("gif0") == SAME
     program.unlink()
     monkeypatch.setitem(runner.ENVIRONMENT, "PATH", str(tmp_path))
     assert of_device("gif0") is None
