@@ -18,9 +18,9 @@ from typing import Any
 
 from .._tsp.errors import LocalError
 
-PROMISES = "stdio rpath wpath cpath fattr inet unix dns recvfd"
-"""pledge(2) of the part that reads the network: sockets, its files, names of brokers, descriptors from the applier. A route socket and
-all modules of Python must be open by then."""
+PROMISES = "stdio rpath wpath cpath fattr flock inet unix dns route recvfd prot_exec"
+"""pledge(2) of the part that reads the network: sockets, its files, names of brokers, descriptors from the applier, and Python's own
+modules as they are needed. No promise allows to open a route socket: that must have been done by then, or the kernel ends the process."""
 PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_GET_NO_NEW_PRIVS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 24, 38, 39, 47, 4
 CAPABILITY_VERSION_3 = 0x20080522
 P_PID, PROC_NO_NEW_PRIVS_CTL, PROC_NO_NEW_PRIVS_ENABLE = 0, 19, 1
@@ -191,7 +191,7 @@ def _no_new_privileges() -> tuple[str, ...]:
             return ()
         return ("This FreeBSD is older than 14: a set-user-ID program that the agent was made to run would still get its rights.",)
     if sys.platform.startswith("openbsd"):
-        return ()  # pledge without the promise exec
+        return ("On OpenBSD only pledge(2) without exec forbids set-user-ID programs.",)
     return ("This system cannot forbid set-user-ID programs to one process.",)
 
 
