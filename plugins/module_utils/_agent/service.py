@@ -28,6 +28,7 @@ from .applier.port import Applier
 from .applier.remote import Channel, RemoteApplier
 from .core import Agent, BrokerNegotiator
 from .daemon import Lock, Starter
+from .drops import Drops
 from .hooks import run as run_hook
 from .kernel import HostKernel
 from .leases import LeaseFile
@@ -38,6 +39,8 @@ from .tunnel import Tunnel
 PROGRAM = logs.PROGRAM
 SETTLE, LONGEST_SETTLE = 1.0, 300.0
 """Seconds between two looks at whether radvd knows of the lease."""
+LOOK = 10.0
+"""Seconds between two looks at what was dropped."""
 
 
 def host_applier(config: AgentConfig, log: logging.Logger) -> HostApplier:
@@ -74,7 +77,7 @@ def _serve(configs: Sequence[AgentConfig], starter: Starter, foreground: bool) -
             held_all = True
             log = _log(configs, foreground)
             if user:
-                sock, child = processes.split(configs, host_applier, user, log)
+                sock, child = processes.split(configs, host_applier, user, log, starter.leave_it)
             elif not processes.may_change_the_host():
                 sock = processes.await_applier(configs)
             else:
@@ -152,8 +155,9 @@ async def _run(configs: Sequence[AgentConfig], sock: socket.socket | None, start
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _each, agents, "stop")
     loop.add_signal_handler(signal.SIGHUP, _each, agents, "renegotiate")
-    advertising = [asyncio.ensure_future(_keep_advertised(agent, applier, log))
-                   for config, agent, applier in zip(configs, agents, appliers) if config.radvd is not None]
+    beside = [asyncio.ensure_future(_keep_advertised(agent, applier, log))
+              for config, agent, applier in zip(configs, agents, appliers) if config.radvd is not None]
+    beside.append(asyncio.ensure_future(_tell_drops(configs, agents, log)))
     running = [asyncio.ensure_future(agent.run()) for agent in agents]
     try:
         while any(agent.state in ("", "starting") and not task.done() for agent, task in zip(agents, running)):
@@ -167,7 +171,7 @@ async def _run(configs: Sequence[AgentConfig], sock: socket.socket | None, start
         starter.ready()
         done = await asyncio.gather(*running, return_exceptions=True)
     finally:
-        for work in advertising:
+        for work in beside:
             work.cancel()
         for agent, task in zip(agents, running):
             if not task.done():
@@ -222,6 +226,16 @@ async def _keep_advertised(agent: Agent, applier: Applier, log: logging.Logger) 
                 (log.debug if exc.code == "busy" else log.warning)("radvd does not know of this lease yet: %s", exc)
                 wait = min(wait * 2, LONGEST_SETTLE)
         await asyncio.sleep(wait)
+
+
+async def _tell_drops(configs: Sequence[AgentConfig], agents: Sequence[Agent], log: logging.Logger) -> None:
+    """Have the log tell what came from outside and was dropped, and how often counted messages came."""
+    drops = [Drops(config.name, log) for config in configs]
+    while True:
+        await asyncio.sleep(LOOK)
+        for drop, agent in zip(drops, agents):
+            drop.look(agent.status().get("counters") or {})
+        logs.flush(log)
 
 
 def _path_mtu(applier: Applier, loop: asyncio.AbstractEventLoop, peer: Address, source: Source) -> int | None:
