@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Sequence
 
 from .._tsp.errors import TspError
@@ -20,6 +21,8 @@ from .udp import UdpLink
 REQUEST = b"ECHO REQUEST"
 """No line end (tsp-protocol.md section 1.5)."""
 SENDS = 3
+MOST_SENDS, QUICK = 12, 0.3
+"""Of a request that is only to show whether somebody is there, and the seconds between two of them."""
 MOST_AT_ONCE = 50
 """Entries of a redirect list (tsp-protocol.md section 6)."""
 
@@ -31,6 +34,8 @@ class _Probe:
         self._loop = asyncio.get_running_loop()
         self._sent: dict[int, float] = {}
         self.distance: asyncio.Future[float | None] = self._loop.create_future()
+        self.answered = False
+        """Whether any datagram came back."""
 
     def request(self) -> bytes:
         """The next datagram: same sequence and text, another time stamp."""
@@ -42,6 +47,7 @@ class _Probe:
         return HEADER.pack(FIRST_SEQUENCE, stamp) + REQUEST
 
     def data_received(self, data: bytes) -> None:
+        self.answered = True
         if len(data) < HEADER_SIZE or self.distance.done():
             return
         sequence, stamp = HEADER.unpack_from(data)
@@ -90,10 +96,34 @@ async def distance(address: Address, port: int, source: Source, timeout: float) 
         link.abort()
 
 
-async def distances(brokers: Sequence[Broker], family: int, source: Source, timeout: float,
-                    lookup: Lookup) -> dict[Broker, float | None]:
+async def answers(broker: Broker, family: int, source: Source, timeout: float, lookup: Lookup) -> bool:
+    """Whether anything comes back from a broker within `timeout` seconds, even that it does not know the request. Asked often, for a lost
+    packet must not pass for a dead broker. Never raises."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + timeout
+    probe = _Probe()
+    try:
+        addresses = await resolve(broker, family, timeout, lookup)
+        link = UdpLink.open(addresses[0], broker.port, Source(source.address, source.interface), probe)
+    except TspError:
+        return False
+    try:
+        for _send in range(MOST_SENDS):
+            with contextlib.suppress(TspError):
+                link.send(probe.request())
+            await asyncio.wait({probe.distance}, timeout=max(0.0, min(QUICK, end - loop.time())))
+            if probe.answered or loop.time() >= end:
+                break
+        return probe.answered
+    finally:
+        link.abort()
+
+
+async def distances(brokers: Sequence[Broker], family: int, source: Source, timeout: float, lookup: Lookup,
+                    grace: float = math.inf) -> dict[Broker, float | None]:
     """Milliseconds to each of `brokers` (the first MOST_AT_ONCE), all asked in parallel, names resolved first, within `timeout` seconds
-    in all. None: unreachable, of the wrong family, or no name. Never raises."""
+    in all, and once one has answered within `grace`: whoever takes so much longer is not near. None: unreachable, of the wrong family,
+    no name, or too late. Never raises."""
 
     async def one(broker: Broker) -> float | None:
         loop = asyncio.get_running_loop()
@@ -105,5 +135,21 @@ async def distances(brokers: Sequence[Broker], family: int, source: Source, time
         return await distance(addresses[0], broker.port, source, max(0.0, end - loop.time()))
 
     asked = list(dict.fromkeys(brokers))[:MOST_AT_ONCE]
-    measured = await asyncio.gather(*(one(broker) for broker in asked))
-    return {**dict.fromkeys(brokers), **dict(zip(asked, measured))}
+    tasks = {asyncio.ensure_future(one(broker)): broker for broker in asked}
+    left = set(tasks)
+    measured: dict[Broker, float | None] = dict.fromkeys(brokers)
+    until = math.inf
+    loop = asyncio.get_running_loop()
+    try:
+        while left and (loop.time() < until):
+            done, left = await asyncio.wait(left, timeout=None if until == math.inf else until - loop.time(),
+                                            return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                measured[tasks[task]] = task.result()
+                if task.result() is not None and until == math.inf:
+                    until = loop.time() + grace
+    finally:
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+    return measured

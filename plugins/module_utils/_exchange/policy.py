@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Callable
 
@@ -20,6 +21,7 @@ from .backoff import Backoff, TooSoonError, who_asks
 from .echo import distances
 from .keyfile import key_policy, remember
 from .options import Address, Broker, ExchangeOptions, parse_broker
+from .others import FEW_SECONDS, GIVE_UP, Others
 from .redirect import Visited, by_distance, candidates
 from .resolve import check_source, family_of, resolve
 from .runtime import Runtime
@@ -78,13 +80,17 @@ class Negotiation:
         self._visited = Visited()
         self._client_address: Address | None = None
         self._via: str | None = None
+        self._left: tuple[Broker, ...] = ()
+        """Who could be asked instead of the one that is being asked."""
+        self._others = Others(self._family, self._source(), self._runtime.lookup)
         self.attempts: list[Attempt] = []
         self.warnings: list[str] = []
         self.transcript = Transcript(options.transcript, self._loop.time(), self._secret)
         self._saved = SavedBrokers.of(options, self._warn)
         # Taking something back, or asking about it, is never hammering: only asking for tunnels is counted.
         self._backoff = Backoff(options.state_dir if action == "create" else None, who_asks(request, options),
-                                min_interval=options.min_interval, wall=self._runtime.wall, jitter=self._runtime.jitter, warn=self._warn)
+                                min_interval=options.min_interval, wall=self._runtime.wall, jitter=self._runtime.jitter, warn=self._warn,
+                                moved=options.moved)
 
     async def run(self) -> Outcome:
         """The session that brought the tunnel. Raises TspError with `attempts` and `transcript`."""
@@ -96,6 +102,8 @@ class Negotiation:
             error.attempts = [attempt.to_dict(self._secret) for attempt in self.attempts]
             error.transcript = self.transcript.records
             raise
+        finally:
+            await self._others.close()
         if outcome is None:
             told = failure(self.attempts, self._secret)
             told.transcript = self.transcript.records
@@ -108,19 +116,34 @@ class Negotiation:
         brokers = [last] if last is not None else list(options.broker_list)
         if not brokers:
             raise LocalError("invalid_option", "brokers: no broker was named.", "Name at least one.")
-        # who failed lately comes after who did not; a stable sort keeps the user's order otherwise
-        for broker in sorted(brokers, key=self._backoff.failing):
-            outcome = await self._visit(broker, 0)
+        if options.choose == "nearest" and len(brokers) > 1:
+            brokers = await self._nearest_first(brokers, [broker for broker in brokers if not self._backoff.failing(broker)])
+        # who failed lately comes after who did not; a stable sort keeps the order otherwise
+        outcome = await self._visit_each(sorted(brokers, key=self._backoff.failing), 0)
+        if outcome is None and last is None:
+            saved = [broker for broker in self._saved.broker_list(brokers) if not self._visited.known(broker)]
+            outcome = await self._visit_each(saved, 0, "trying it, it stands in the saved broker list")
+        return outcome
+
+    async def _visit_each(self, brokers: Sequence[Broker], hops: int, why: str = "") -> Outcome | None:
+        """One after the other until one is as it should be, those that are known to be silent last."""
+        before, left = self._left, list(brokers)
+        while left:
+            broker = self._others.pick(left)
+            left.remove(broker)
+            self._left = tuple(other for other in left if not self._visited.known(other) and not self._backoff.failing(other))
+            if why:
+                self._say(f"{broker}: {why}")
+            outcome = await self._visit(broker, hops)
             if outcome is not None:
                 return outcome
-        if last is None:
-            for broker in self._saved.broker_list(brokers):
-                if not self._visited.known(broker):
-                    self._say(f"{broker}: trying it, it stands in the saved broker list")
-                    outcome = await self._visit(broker, 0)
-                    if outcome is not None:
-                        return outcome
+        self._left = before
         return None
+
+    async def _nearest_first(self, brokers: Sequence[Broker], asked: Sequence[Broker]) -> list[Broker]:
+        timeout = min(self._runtime.echo_timeout, max(0.0, self._remaining()))
+        return by_distance(brokers, await distances(asked, self._family, self._source(), timeout, self._runtime.lookup,
+                                                    self._runtime.echo_grace))
 
     async def _visit(self, broker: Broker, hops: int) -> Outcome | None:
         """Everything that can be tried with one broker. None: go on with another one. Raises _GiveUpError, LocalError."""
@@ -177,19 +200,14 @@ class Negotiation:
             return None
         if len(brokers) > 1:
             self._say(f"{outcome.target}: redirected to {len(brokers)} brokers, measuring which is nearest")
-            timeout = min(self._runtime.echo_timeout, max(0.0, self._remaining()))
-            measured = await distances(brokers, self._family, self._source(), timeout, self._runtime.lookup)
-            brokers = by_distance(brokers, measured)
+            brokers = await self._nearest_first(brokers, brokers)
             via, origin = self.led_by(outcome.target.broker), outcome.target.broker
             self._saved.save_broker_list(brokers, origin if via is None else parse_broker(via))
         before, self._via = self._via, Attempt.of(outcome).where
-        for broker in brokers:
-            self._say(f"{outcome.target}: redirected to {broker}")
-            found = await self._visit(broker, hops)
-            if found is not None:
-                return found
-        self._via = before
-        return None
+        found = await self._visit_each(brokers, hops, f"trying it, {outcome.target} redirected there")
+        if found is None:
+            self._via = before
+        return found
 
     async def _speak(self, target: Target, versions: tuple[str, ...]) -> Outcome:
         """One transport to one address, in one version after the other as long as the broker says 302."""
@@ -201,9 +219,7 @@ class Negotiation:
             key = key_policy(target.broker.server, self._options)
             asked = f"asking for {self._request.mode}" if self._action == "create" else f"asking to {self._action} the tunnel"
             self._say(f"{target}: {asked}" + ("" if version == VERSIONS[0] else f" in version {version}"))
-            outcome = await run_session(
-                target, version, self._client_maker(target, version, key), source=self._source(), limits=self._share(target),
-                recorder=self.transcript.session(target.label, target.peer), keep_socket=self._keep_socket)
+            outcome = await self._session(target, version, key)
             if self._client_address is None or (self._client_address.is_loopback and not target.address.is_loopback):
                 self._client_address = outcome.local_address
             begins_again = again > 0 and outcome.repeated and isinstance(outcome.error, RemoteError)
@@ -222,11 +238,36 @@ class Negotiation:
             raise AssertionError
         return outcome
 
+    async def _session(self, target: Target, version: str, key: KeyPolicy) -> Outcome:
+        """One session, left early where the broker is silent and others are not."""
+        heard = asyncio.Event()
+        session = asyncio.ensure_future(run_session(
+            target, version, self._client_maker(target, version, key), source=self._source(),
+            limits=replace(self._share(target), heard=heard),
+            recorder=self.transcript.session(target.label, target.peer), keep_socket=self._keep_socket))
+        patience = None if not self._left or target.broker in self._others.silent else asyncio.ensure_future(
+            self._others.given_up(target.broker, heard, self._left))
+        began = self._loop.time()
+        try:
+            await asyncio.wait({session} if patience is None else {session, patience}, return_when=asyncio.FIRST_COMPLETED)
+            if session.done():
+                return session.result()
+            return Outcome(target, version, NetworkError(
+                "no_answer", f"The broker did not answer within {GIVE_UP:g} s, and others do.",
+                "Check that the broker runs, and that packets to it are let through both ways."), seconds=self._loop.time() - began)
+        finally:
+            for task in (session, patience):
+                if task is not None and not task.done():
+                    task.cancel()
+                    await asyncio.gather(task, return_exceptions=True)
+
     def _share(self, target: Target) -> Limits:
         """What is left of the time; half of it where another transport could still be tried (silence costs up to 66 s)."""
+        now = self._loop.time()
+        if target.broker in self._others.silent:
+            return replace(self._limits, connect=FEW_SECONDS, until=now + FEW_SECONDS + GIVE_UP)
         if target.transport == self._transports[-1]:
             return self._limits
-        now = self._loop.time()
         return replace(self._limits, until=now + (self._limits.deadline - now) / 2)
 
     def _client_maker(self, target: Target, version: str, key: KeyPolicy) -> Callable[[Address], TspClient]:

@@ -23,7 +23,7 @@ class Runtime:
     """wall(): seconds since 1970, may jump. sleep(seconds). lookup: see resolve.py. rng(n): n random bytes. jitter(): 0 <= x < 1.
 
     rudp: retransmission over UDP. connect_timeout, reply_timeout, echo_timeout: seconds for TCP's handshake, for one whole answer over
-    TCP, and for all echo requests together.
+    TCP, and for all echo requests together. echo_grace: for the echo requests that are left once one was answered.
     """
 
     wall: Callable[[], float] = time.time
@@ -35,3 +35,4 @@ class Runtime:
     connect_timeout: float = 10.0
     reply_timeout: float = 15.0
     echo_timeout: float = 3.0
+    echo_grace: float = 1.5

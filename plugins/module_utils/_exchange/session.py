@@ -57,13 +57,15 @@ class Target:
 class Limits:
     """Seconds. deadline: on the loop's clock. total: what the user allowed, for messages. connect: for TCP's handshake.
 
-    until: on the loop's clock, when this session is to leave the rest of the time to another transport.
+    until: on the loop's clock, when this session is to leave the rest of the time to another transport. heard: set with the first sign of
+    life.
     """
 
     deadline: float
     total: float
     connect: float = 10.0
     until: float = math.inf
+    heard: asyncio.Event | None = None
 
 
 @dataclass
@@ -124,6 +126,8 @@ class Session:
         now = self._loop.time()
         self._recorder.received(data, now)
         self._outcome.answered = True
+        if self._limits.heard is not None:
+            self._limits.heard.set()
         self._steps += 1
         if self._steps > MOST_STEPS:
             self._fail(NetworkError("flood", "The broker sends without end and without sense.", "Report it to the broker's operator."))
@@ -273,6 +277,8 @@ async def run_session(target: Target, version: str, make_client: MakeClient, *, 
             link = UdpLink.open(target.address, target.broker.port, source, session)
         else:
             link = await TcpLink.open(target.address, target.broker.port, source, session, min(limits.connect, limits.deadline - started))
+            if limits.heard is not None:
+                limits.heard.set()
         outcome.local_address, outcome.local_port = link.local_address, link.local_port
         session.start(link, make_client(link.local_address))
         await session.done
