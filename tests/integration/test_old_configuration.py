@@ -133,6 +133,8 @@ def test_without_its_template_the_tunnel_is_the_same(old: Old) -> None:
         assert len([line for line in warnings if "line 17: hap6_web_enabled" in line]) == 1
         log = old.read("gw6c.log")
         assert re.search(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d I: ", log, re.MULTILINE)
+        assert "VERSION=2.0" in log and "VERSION=2.0" not in old.said(), "the exchange is told at level 3 only"
+        assert [line for line in old.said().splitlines() if line.startswith("I: up: v6udpv4 ")], "that it is up is told at level 1"
     assert not old.addresses("tun") and not old.addresses("eth1")
 
 
@@ -179,6 +181,8 @@ def test_a_password_that_others_can_read_is_told_loudly_and_stands_nowhere(old: 
                  old.host.run("sh", "-c", "cat /run/tsp*/* /var/lib/tsp/* 2>/dev/null", check=False).stdout]
     assert all(PASSWORD not in text for text in seen) and all(seen[-5:])
     assert old.read("environment").count("TSP_") >= 12
+    for text in (old.said(), old.read("gw6c.log")):
+        assert all(part in text for part in ("C>S", "VERSION=2.0", "AUTHENTICATE ", "bytes struck out", '<tunnel action="create"'))
 
 
 def test_a_mistake_in_the_file_is_named_with_its_line(old: Old) -> None:

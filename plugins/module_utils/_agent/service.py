@@ -150,7 +150,8 @@ async def _run(configs: Sequence[AgentConfig], sock: socket.socket | None, start
         applier: Applier = LocalApplier(host_applier(config, log)) if channel is None else RemoteApplier(channel, config.name)
         appliers.append(applier)
         measure = functools.partial(_path_mtu, applier, loop) if channel is not None else path_mtu
-        agents.append(Agent(config, BrokerNegotiator(config, log.info, measure), functools.partial(Tunnel, applier=applier),
+        negotiator = BrokerNegotiator(config, log.info, measure, logs.exchange(log))
+        agents.append(Agent(config, negotiator, functools.partial(Tunnel, applier=applier),
                             leases=AppliedLeases(applier, config.lease_file), log=log))
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _each, agents, "stop")
