@@ -58,8 +58,10 @@ def may_change_the_host() -> bool:
 
 
 def split(configs: Sequence[AgentConfig], make: Callable[[AgentConfig, logging.Logger], HostApplier], user: str,
-          log: logging.Logger) -> tuple[socket.socket, int]:
+          log: logging.Logger, first: Callable[[], None] = lambda: None) -> tuple[socket.socket, int]:
     """Fork: the child keeps the rights, we become `user`. Returns our end of the connection, and the child's process id.
+
+    first: what the child does first, to let go of what is ours.
 
     Raises LocalError `cannot_drop`, `runtime_dir_unusable`; then there is no child.
     """
@@ -73,6 +75,7 @@ def split(configs: Sequence[AgentConfig], make: Callable[[AgentConfig, logging.L
         code = 1
         try:
             ours.close()
+            first()
             os.setpgid(0, 0)  # a ^C is for the one that ends in order
             serve(theirs, {config.name: make(config, log) for config in configs}, log)
             for config in configs:

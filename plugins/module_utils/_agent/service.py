@@ -45,7 +45,7 @@ LOOK = 10.0
 
 def host_applier(config: AgentConfig, log: logging.Logger) -> HostApplier:
     """The part that changes this host, for one tunnel."""
-    return HostApplier(config, HostKernel(), log, hook=run_hook, advertise=_advertise)
+    return HostApplier(config, HostKernel(), logs.of(log, config.name), hook=run_hook, advertise=_advertise)
 
 
 def serve(configs: Sequence[AgentConfig], starter: Starter, foreground: bool) -> int:
@@ -112,10 +112,10 @@ def apply(configs: Sequence[AgentConfig]) -> int:
 
 def _log(configs: Sequence[AgentConfig], foreground: bool) -> logging.Logger:
     secrets = [config.options.credentials.password for config in configs if config.options.credentials is not None]
-    log = logs.set_up(configs[0], foreground, [secret for secret in secrets if secret])
+    log = logs.set_up(configs[0], foreground, [secret for secret in secrets if secret], several=len(configs) > 1)
     for config in configs:
         for warning in config.warnings:
-            log.warning("%s", warning)
+            logs.of(log, config.name).warning("%s", warning)
     return log
 
 
@@ -150,13 +150,14 @@ async def _run(configs: Sequence[AgentConfig], sock: socket.socket | None, start
         applier: Applier = LocalApplier(host_applier(config, log)) if channel is None else RemoteApplier(channel, config.name)
         appliers.append(applier)
         measure = functools.partial(_path_mtu, applier, loop) if channel is not None else path_mtu
-        negotiator = BrokerNegotiator(config, log.info, measure, logs.exchange(log))
+        one = logs.of(log, config.name)
+        negotiator = BrokerNegotiator(config, one.info, measure, logs.exchange(one))
         agents.append(Agent(config, negotiator, functools.partial(Tunnel, applier=applier),
-                            leases=AppliedLeases(applier, config.lease_file), log=log))
+                            leases=AppliedLeases(applier, config.lease_file), log=one))
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _each, agents, "stop")
     loop.add_signal_handler(signal.SIGHUP, _each, agents, "renegotiate")
-    beside = [asyncio.ensure_future(_keep_advertised(agent, applier, log))
+    beside = [asyncio.ensure_future(_keep_advertised(agent, applier, logs.of(log, config.name)))
               for config, agent, applier in zip(configs, agents, appliers) if config.radvd is not None]
     beside.append(asyncio.ensure_future(_tell_drops(configs, agents, log)))
     running = [asyncio.ensure_future(agent.run()) for agent in agents]
@@ -231,7 +232,7 @@ async def _keep_advertised(agent: Agent, applier: Applier, log: logging.Logger) 
 
 async def _tell_drops(configs: Sequence[AgentConfig], agents: Sequence[Agent], log: logging.Logger) -> None:
     """Have the log tell what came from outside and was dropped, and how often counted messages came."""
-    drops = [Drops(config.name, log) for config in configs]
+    drops = [Drops(logs.of(log, config.name)) for config in configs]
     while True:
         await asyncio.sleep(LOOK)
         for drop, agent in zip(drops, agents):

@@ -202,7 +202,8 @@ def test_only_the_last_copy_of_the_port_is_given_to_the_kernel(stage: Stage) -> 
     stage.kernel.run = watched  # type: ignore[method-assign]
 
     async def act(applier: RemoteApplier, _sock: socket.socket) -> None:
-        made = await applier.set_up(lease(mode="v6udpv4", client={"ipv4": "127.0.0.1", "ipv6": "2001:db8:f::2", "udp_port": port}), "fou", sock)
+        granted = lease(mode="v6udpv4", client={"ipv4": "127.0.0.1", "ipv6": "2001:db8:f::2", "udp_port": port})
+        made = await applier.set_up(granted, "fou", sock)
         assert any("fou add" in line for line in made.done)
         await applier.free_port()
         assert stage.kernel.ports == []
