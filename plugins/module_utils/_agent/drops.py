@@ -20,10 +20,9 @@ SAID = {"dropped_in_malformed": "datagrams from the broker's port that are no IP
 
 
 class Drops:
-    """For one tunnel. name: of the tunnel. clock: monotonic seconds."""
+    """For one tunnel, and its logger. clock: monotonic seconds."""
 
-    def __init__(self, name: str, log: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
-        self._name = name
+    def __init__(self, log: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
         self._log = log
         self._clock = clock
         self._told = dict.fromkeys(SAID, 0)
@@ -36,5 +35,5 @@ class Drops:
             if count < self._told[key]:
                 self._told[key] = 0  # another data plane counts anew
             if count > self._told[key] and self._clock() - self._when[key] >= AGAIN:
-                self._log.warning("%s: dropped %d %s", self._name, count - self._told[key], what)
+                self._log.warning("dropped %d %s", count - self._told[key], what)
                 self._told[key], self._when[key] = count, self._clock()

@@ -18,6 +18,8 @@ The first of a name is told at once. Those that follow are counted, and told as 
 whatever is told next; `flush` tells it where nothing is, for whoever comes by now and then. Without `set_up` (in tests) such a message is
 like any other.
 
+A process with several tunnels has a logger for each, `of(log, name)`, whose lines begin with its name.
+
 No place can stop the agent: where a disk is full or nobody reads, the line is lost, and the other places are told once.
 """
 
@@ -52,12 +54,21 @@ def once(name: str) -> dict[str, str]:
     return {"once": name}
 
 
-def set_up(config: AgentConfig, foreground: bool, secrets: Iterable[str] = (), environ: Mapping[str, str] | None = None) -> logging.Logger:
+def of(log: logging.Logger, name: str) -> logging.Logger:
+    """The logger of one tunnel, for whoever has the process's. Its own is the only one whose lines tell of no tunnel."""
+    child = logging.getLogger(f"{PROGRAM}.{name}")
+    if log.handlers and not any(isinstance(found, Repeated) for found in child.filters):
+        child.addFilter(Repeated(child))
+    return child
+
+
+def set_up(config: AgentConfig, foreground: bool, secrets: Iterable[str] = (), environ: Mapping[str, str] | None = None,
+           several: bool = False) -> logging.Logger:
     """The logger "tsp-agent" with a handler for each place of config.log; what an earlier call had set up is closed.
 
     In the background nobody reads stderr: its lines go to NAME.log in runtime_dir, which keeps one older file of a MiB. secrets: more
-    passwords, of other tunnels in this process; all of them are struck out of every line. environ: for JOURNAL_STREAM. Raises nothing
-    for a place that cannot be had: the others are told.
+    passwords, of other tunnels in this process; all of them are struck out of every line. environ: for JOURNAL_STREAM. several: lines of
+    a tunnel begin with its name. Raises nothing for a place that cannot be had: the others are told.
     """
     log = logging.getLogger(PROGRAM)
     close(log)
@@ -81,7 +92,7 @@ def set_up(config: AgentConfig, foreground: bool, secrets: Iterable[str] = (), e
         places.append((LEVELS[wanted.syslog], Syslog(wanted.syslog_facility)))
     for least, place in places:
         if least < LEVELS[0]:
-            handler = Handler(place, log, lambda text: _struck(text, hidden))
+            handler = Handler(place, log, lambda text: _struck(text, hidden), several)
             handler.setLevel(least)
             log.addHandler(handler)
     log.addFilter(Repeated(log))
@@ -110,21 +121,28 @@ def exchange(log: logging.Logger) -> Callable[[str], None] | None:
 
 def flush(log: logging.Logger) -> None:
     """Tell how often counted messages came, where a minute has passed since the last time."""
-    for found in log.filters:
-        if isinstance(found, Repeated):
-            found.flush()
+    for one in (log, *_tunnels()):
+        for found in one.filters:
+            if isinstance(found, Repeated):
+                found.flush()
 
 
 def close(log: logging.Logger) -> None:
     """Tell what is still counted, and give the places back."""
-    for found in list(log.filters):
-        if isinstance(found, Repeated):
-            found.flush(everything=True)
-            log.removeFilter(found)
+    for one in (log, *_tunnels()):
+        for found in list(one.filters):
+            if isinstance(found, Repeated):
+                found.flush(everything=True)
+                one.removeFilter(found)
     for handler in list(log.handlers):
         if isinstance(handler, Handler):
             log.removeHandler(handler)
             handler.close()
+
+
+def _tunnels() -> list[logging.Logger]:
+    known = dict(logging.root.manager.loggerDict)
+    return [one for name, one in known.items() if name.startswith(f"{PROGRAM}.") and isinstance(one, logging.Logger)]
 
 
 class Repeated(logging.Filter):
@@ -179,8 +197,9 @@ class _Seen:
 class Handler(logging.Handler):
     """Brings records to a place, line by line, and tells the other places once when that does not work."""
 
-    def __init__(self, place: Place, log: logging.Logger, clean: Callable[[str], str]) -> None:
+    def __init__(self, place: Place, log: logging.Logger, clean: Callable[[str], str], several: bool = False) -> None:
         super().__init__()
+        self._several = several
         self._place = place
         self._log = log
         self._clean = clean
@@ -193,7 +212,9 @@ class Handler(logging.Handler):
                 text += "\n" + logging.Formatter().formatException(record.exc_info)
         except Exception as exc:
             text = f"a message of the log could not be made: {type(exc).__name__}: {record.msg!s}"
-        lines = [printable(line) for line in self._clean(text).splitlines() or [""]]
+        begin = record.name[len(PROGRAM) + 1:] if self._several else ""
+        begin = f"{begin}: " if begin else ""
+        lines = [begin + printable(line) for line in self._clean(text).splitlines() or [""]]
         try:
             if self._lost:
                 lines.insert(0, f"{self._lost} messages could not be written here")

@@ -19,21 +19,21 @@ from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.screen imp
 
 def test_a_flood_is_told_when_it_begins_and_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
     now = 50.0
-    drops = Drops("tsp", logging.getLogger("drops"), lambda: now)
+    drops = Drops(logging.getLogger("drops"), lambda: now)
     drops.look({})
     drops.look({"packets_in": 9, "dropped_in_local_only": 9, "signalling_in": 9})
     assert not caplog.messages
     for second in range(180):
         now += 1.0
         drops.look({"dropped_in_malformed": 1000 * (second + 1), "dropped_in_spoofed": 7})
-    numbers = [int(number) for number in re.findall(r"tsp: dropped (\d+) datagrams", "\n".join(caplog.messages))]
+    numbers = [int(number) for number in re.findall(r"dropped (\d+) datagrams", "\n".join(caplog.messages))]
     assert len(numbers) == 3 and numbers[0] == 1000 and sum(numbers) == 121_000
     assert len([text for text in caplog.messages if "dropped 7 packets out of the tunnel" in text]) == 1 and len(caplog.messages) == 4
 
 
 def test_another_data_plane_counts_anew(caplog: pytest.LogCaptureFixture) -> None:
     now = 50.0
-    drops = Drops("tsp", logging.getLogger("drops"), lambda: now)
+    drops = Drops(logging.getLogger("drops"), lambda: now)
     drops.look({"dropped_in_malformed": 100})
     now += 100
     drops.look({"dropped_in_malformed": 3})
@@ -53,7 +53,7 @@ def test_a_running_agent_looks_by_itself(monkeypatch: pytest.MonkeyPatch, caplog
         task.cancel()
 
     asyncio.run(run())
-    assert len(caplog.messages) == 1 and caplog.messages[0].startswith("a: dropped 5 packets")
+    assert [(record.name, record.getMessage()[:17]) for record in caplog.records] == [("tsp-agent.a", "dropped 5 packets")]
 
 
 def test_what_is_told_is_counted() -> None:

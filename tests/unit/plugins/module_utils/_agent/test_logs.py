@@ -382,6 +382,22 @@ def test_a_message_that_is_counted_is_like_any_other_without_a_set_up(caplog: py
     assert caplog.messages == ["x"]
 
 
+def test_several_tunnels_are_told_apart(tmp_path: Path, stderr: io.StringIO) -> None:
+    for several, begin in ((True, "office: "), (False, "")):
+        stderr.truncate(0)
+        stderr.seek(0)
+        log = logs.set_up(config(tmp_path, stderr=3), True, several=several)
+        one = logs.of(log, "office")
+        log.info("begin")
+        one.warning("two\nlines")
+        for _ in range(3):
+            one.warning("again", extra=logs.once("again"))
+        logs.exchange(one)("C>S")  # type: ignore[misc]
+        logs.close(log)
+        assert stderr.getvalue().splitlines() == ["I: begin", *(f"W: {begin}{text}" for text in ("two", "lines", "again")),
+                                                  f"I: {begin}C>S", f"W: {begin}again (2 times more)"]
+
+
 def test_setting_up_again_closes_what_was_there(tmp_path: Path) -> None:
     asked = config(tmp_path, stderr=0, file=2, filename=str(tmp_path / "gw6c.log"))
     for _ in range(3):
