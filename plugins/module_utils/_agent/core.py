@@ -416,8 +416,11 @@ class Agent:
             elif isinstance(action, Lost):
                 return LOST
             self._write_status()
-            due = keepalive.next_timer()
-            await self._sleep(HOUSEKEEPING if due is None else max(0.0, min(HOUSEKEEPING, due - now)))
+            ping_at = keepalive.next_timer()
+            due = now + HOUSEKEEPING if ping_at is None else min(now + HOUSEKEEPING, ping_at)
+            if self._wanted and self._beside is None and not self._pace.refused:
+                due = min(due, self._not_before)
+            await self._sleep(max(0.0, due - now))
 
     def _wake_up(self, keepalive: Keepalive, now: float) -> None:
         """This host was asleep: the NAT may have forgotten the tunnel, and the lease may have ended."""
