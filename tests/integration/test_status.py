@@ -21,6 +21,7 @@ from ansible_collections.tunnelbroker.tsp.tests.unit.plugins.module_utils._agent
 from ansible_collections.tunnelbroker.tsp.tests.unit.plugins.module_utils._module._leases import lease
 
 LISTEN = "127.0.0.1:9653"
+METRICS = "/run/tsp-tsp/tsp.prom"
 FETCH = "import sys, urllib.request; sys.stdout.write(urllib.request.urlopen(sys.argv[1], timeout=10).read().decode())"
 
 
@@ -91,10 +92,12 @@ def test_the_state_of_a_fleet(fleet: Fleet) -> None:
         assert row["connected"] is True and row["status"]["pid"] == status["pid"] and row["lease_seconds_left"] > 0
         assert os.stat(folder / "tunnels.json").st_mode & 0o777 == 0o644
 
-        # killed, its last word still says that it is up
-        for process in (status["pid"], agent.process.pid):
-            fleet.net.host.run("kill", "-9", str(process), check=False)
+        # killed; what the other half took away is put back, as after a power cut: its last word still says that it is up
+        said = json.dumps(agent.status())
+        fleet.net.host.run("kill", "-9", str(status["pid"]))
         agent.process.wait(30)
+        wait_for("the other half has cleaned up", lambda: not agent.status())
+        fleet.net.host.run("sh", "-c", "mkdir -p /run/tsp-tsp && cat > /run/tsp-tsp/tsp.status.json", input=said)
         row = fleet.report()["home"]
         assert row["state"] == "stale" and row["connected"] is False and "is gone without a word" in row["problem"]
 
@@ -127,8 +130,7 @@ def test_what_the_agent_says_of_itself_on_its_host(fleet: Fleet) -> None:
     def fetched() -> dict[str, float]:
         return series(net.host.run(PYTHON, "-c", FETCH, f"http://{LISTEN}/metrics").stdout)
 
-    net.host.run("mkdir", "-p", "/var/lib/metrics")
-    with net.agent(metrics={"textfile": "/var/lib/metrics/tsp.prom", "listen": LISTEN}) as agent:
+    with net.agent(metrics={"textfile": METRICS, "listen": LISTEN}) as agent:
         agent.wait_up()
         code, text = shown()
         said = {line[:16].strip(): line[16:].strip() for line in text.splitlines()}
@@ -146,15 +148,15 @@ def test_what_the_agent_says_of_itself_on_its_host(fleet: Fleet) -> None:
         net.host.run("ping", "-6", "-c", "3", "-i", "0.2", "2001:db8:f::1")
         for way in ("packets_total/in", "packets_total/out"):
             wait_for("the packets are counted", lambda way=way: fetched()[way] >= before[way] + 3)
-        wait_for("the file is up to date", lambda: series(net.host.run("cat", "/var/lib/metrics/tsp.prom").stdout)["up"] == 1)
+        wait_for("the file is up to date", lambda: series(net.host.run("cat", METRICS).stdout)["up"] == 1)
 
         # the broker dies: everybody is told
         net.kill_broker()
-        wait_for("the loss shows in the metrics", lambda: series(net.host.run("cat", "/var/lib/metrics/tsp.prom").stdout)["up"] == 0)
+        wait_for("the loss shows in the metrics", lambda: series(net.host.run("cat", METRICS).stdout)["up"] == 0)
         code, text = shown()
         assert code == 3 and "Connected" not in text.replace("Disconnected", ""), text
         net.start_broker()
         agent.wait_up()
         assert agent.end() == 0
-    assert net.host.run("ls", "/var/lib/metrics").stdout == ""
+    assert net.host.run("cat", METRICS, check=False).returncode != 0, "what nobody keeps up to date is gone"
     assert shown() == (4, "No agent runs here.\n")
