@@ -60,7 +60,8 @@ def read(path: str, now: datetime | None = None) -> dict[str, Any]:
     name = os.path.basename(path)
     name = name[:-len(SUFFIX)] if name.endswith(SUFFIX) else name
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        # Who writes it has no rights, and who reads it may be root: no link of theirs is followed, to a device or elsewhere.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise OSError(None, "it is no plain file")
             data = json.loads(file.read(LARGEST + 1).decode("utf-8", "replace"))

@@ -62,9 +62,9 @@ def _row(host: str, state: str, problem: str, **more: Any) -> dict[str, Any]:
 
 
 def _of_tunnel(host: str, status: dict[str, Any]) -> dict[str, Any]:
-    lease, error = status.get("lease") or {}, status.get("last_error") or {}
+    lease, error = _dict(status.get("lease")), _dict(status.get("last_error"))
     mode = status.get("mode") or lease.get("mode")
-    local = (status.get("endpoints") or {}).get("local") or lease.get("client") or {}
+    local = _dict(_dict(status.get("endpoints")).get("local") or lease.get("client"))
     stale = status.get("stale") or ""
     problem = stale or " ".join(str(error.get(key) or "") for key in ("message", "hint")).strip()
     if status.get("state") == "absent":
@@ -73,8 +73,17 @@ def _of_tunnel(host: str, status: dict[str, Any]) -> dict[str, Any]:
                 mode=mode, broker=status.get("broker") or lease.get("broker"),
                 # What the tunnel carries is what people look for: with v4v6 that is our IPv4 address.
                 address=local.get("ipv4" if mode == "v4v6" else "ipv6"), prefix=status.get("prefix") or lease.get("prefix"),
-                rtt_ms=status.get("last_rtt_ms"), loss=(status.get("loss") or {}).get("ratio"),
-                lease_seconds_left=status.get("lease_seconds_left"), status=status)
+                rtt_ms=_number(status.get("last_rtt_ms")), loss=_number(_dict(status.get("loss")).get("ratio")),
+                lease_seconds_left=_number(status.get("lease_seconds_left")), status=status)
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    """What a host says is believed as far as it makes sense: one that is broken must not cost the table of all others."""
+    return value if isinstance(value, dict) else {}
+
+
+def _number(value: Any) -> Any:
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e15 else None
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:

@@ -169,6 +169,13 @@ def test_a_pipe_in_the_place_of_the_file_does_not_hold_us_up(tmp_path: Path) -> 
     assert code == 4 and "it is no plain file" in text
 
 
+def test_no_link_is_followed(tmp_path: Path) -> None:
+    written(tmp_path, built(), "other")
+    (tmp_path / "tsp.status.json").symlink_to(tmp_path / "other.status.json")
+    code, text = shown(str(tmp_path / "tsp.status.json"))
+    assert code == 4 and "cannot be read" in text
+
+
 def test_nobodys_words_drive_the_terminal(tmp_path: Path) -> None:
     nasty = "\x1b]0;owned\x07\n\u202e\ud800 é"
     data = {**built(), "name": nasty, "mode_why": nasty, "broker": nasty, "nat": {"said": nasty},

@@ -182,3 +182,13 @@ def test_a_lease_that_ended_is_called_so(host: Host) -> None:
     granted = lease("v6v4")
     save(str(host.facts / "home.fact"), replace(granted, grant=replace(granted.grant, lifetime=60), obtained_at=NOW - timedelta(hours=1)))
     assert tunnel_report_table(tunnel_report({"a": host.look("2001:db8:f00::2")})).split("\n")[2].split()[-2:] == ["ended", "-"]
+
+
+@pytest.mark.parametrize("junk", [None, [], {}, "x", -1, 1e400, float("nan"), True, {"ratio": "x"}, {"local": 1}, "\x1b[2J"])
+def test_a_host_that_talks_nonsense_does_not_cost_the_table(host: Host, junk: Any) -> None:
+    host.agent()
+    found = host.look()
+    for key in found["tunnels"][0]:
+        broken = {"tunnels": [{**found["tunnels"][0], key: junk}, junk]}
+        table = tunnel_report_table(tunnel_report({"a": found, "b": broken}))
+        assert len(table.split("\n")) == 4 + isinstance(junk, dict) and all(char.isprintable() or char == "\n" for char in table)
