@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import sys
 import time
 from dataclasses import replace
 from typing import Callable, Optional
@@ -74,7 +75,10 @@ def measured(lease: Lease, source: Source, measure: Measure | None) -> Lease:
 
 
 def _known(peer: Address, source: Source) -> int | None:
-    """What the kernel knows of the path: the interface's MTU, or what it was told since."""
+    """What the kernel knows of the path: the interface's MTU, or what it was told since. Only Linux tells: elsewhere the same numbers
+    are other options, and answer with other numbers."""
+    if not sys.platform.startswith("linux"):
+        return None
     family = socket.AF_INET if peer.version == 4 else socket.AF_INET6
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as sock:
@@ -86,7 +90,7 @@ def _known(peer: Address, source: Source) -> int | None:
             if peer.version == 4:
                 return sock.getsockopt(socket.IPPROTO_IP, IP_MTU)
             return sock.getsockopt(socket.IPPROTO_IPV6, IPV6_MTU)
-    except OSError:  # no route; or no Linux
+    except OSError:  # no route
         return None
 
 
