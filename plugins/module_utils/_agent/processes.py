@@ -18,6 +18,7 @@ import logging
 import os
 import select
 import socket
+import stat
 import struct
 import sys
 import time
@@ -130,23 +131,42 @@ def ended(child: int, log: logging.Logger) -> None:
 
 
 def hand_over(config: AgentConfig, user: str) -> None:
-    """Give the folders of the part without rights, and what lies in them, to that user. Raises LocalError `runtime_dir_unusable`."""
+    """Give the folders of the part without rights, and what lies in them, to that user; of what lies elsewhere (a log, the files of an
+    old client) the file alone, since others have theirs beside it. Raises LocalError `runtime_dir_unusable`."""
     import pwd
 
     try:
         account = pwd.getpwnam(user) if not user.isdigit() else pwd.getpwuid(int(user))
     except KeyError:
         return  # drop() says so
-    folders = [(config.runtime_dir, 0o755), (config.state_dir, 0o700)]
-    if config.log.filename and os.path.basename(os.path.dirname(config.log.filename)) not in ("", "log"):
-        folders.append((os.path.dirname(config.log.filename), 0o755))
-    for folder, mode in folders:
+    for folder, mode in ((config.runtime_dir, 0o755), (config.state_dir, 0o700)):
         try:
             os.makedirs(folder, mode=mode, exist_ok=True)
             _give(folder, account.pw_uid, account.pw_gid)
         except OSError as exc:
             raise LocalError("runtime_dir_unusable", f"{folder} cannot be given to {user}: {exc.strerror}.",
                              "Set another runtime_dir or state_dir, or another user.") from None
+    options = config.options
+    files = [config.log.filename if config.log.file else None, options.last_server_file, options.broker_list_file,
+             options.known_keys_file if options.server_key_policy == "accept_new" else None]
+    for path in files:
+        if path and os.path.dirname(path) not in (config.runtime_dir, config.state_dir):
+            with contextlib.suppress(OSError):  # who wants to write there says what is wrong
+                _give_file(path, account.pw_uid, account.pw_gid)
+
+
+def _give_file(path: str, uid: int, gid: int) -> None:
+    """An empty one where there is none. Its folder must be there, and be such that nobody else can have put a file of this name there."""
+    folder = os.stat(os.path.dirname(path))
+    if folder.st_uid not in (0, uid) or folder.st_mode & 0o022:
+        return
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o640)
+    try:
+        found = os.fstat(handle)
+        if found.st_nlink == 1 and stat.S_ISREG(found.st_mode):
+            os.fchown(handle, uid, gid)
+    finally:
+        os.close(handle)
 
 
 def _give(folder: str, uid: int, gid: int) -> None:
