@@ -40,7 +40,7 @@ Keep this host's tunnels to tunnel brokers (RFC 5572).
 
 For an old file, which cannot say them:
   --name NAME         name of the tunnel (the file's name); --lease-file, --state-dir, --runtime-dir: where its files go
-  --user NAME         who the part that reads the network is
+  --user NAME         whom the part that reads the network becomes (nobody); root keeps all in one process
 
 Old options:
 {oldargs.USAGE}

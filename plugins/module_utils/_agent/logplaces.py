@@ -159,8 +159,8 @@ class Syslog:
 class LogFile:
     """A file, which is moved away before it passes `size` KiB (0: never), to a name with the time; `delete`: it goes instead.
 
-    older: the one name for the file before this one, in place of names with a time. A file that somebody moved or removed is made
-    again. It must not be a link that somebody else put there.
+    In a folder where we may make no files it is emptied. older: the one name for the file before this one, in place of names with a
+    time. A file that somebody moved or removed is made again. It must not be a link that somebody else put there.
     """
 
     def __init__(self, path: str, size: int, delete: bool = False, older: str = "") -> None:
@@ -210,7 +210,9 @@ class LogFile:
         try:
             mine, there = os.fstat(handle), os.stat(self.name)
             if (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino):
-                if self._delete:
+                if not os.access(os.path.dirname(self.name), os.W_OK):
+                    os.ftruncate(handle, 0)  # the file is ours, its folder is not: there is no other way to begin anew
+                elif self._delete:
                     os.unlink(self.name)
                 elif self._older:
                     os.replace(self.name, self._older)

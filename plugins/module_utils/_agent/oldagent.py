@@ -111,7 +111,7 @@ def agent_config(conf: OldConf, args: OldArgs | None = None, given: Given | None
         link=LinkConfig(mtu=TUNNEL_MTU, lan_interfaces=(conf["if_prefix"],) if router else ()),
         retry=_retry(conf, args, warnings), hooks=hooks, log=_log(conf, args, home),
         lease_file=given.lease_file or os.path.join(state_dir, f"{name}.lease"), state_dir=state_dir, runtime_dir=runtime_dir,
-        user=given.user, warnings=tuple(warnings))
+        user=given.user or AgentConfig.user, warnings=tuple(warnings))
 
 
 def _name(conf: OldConf, given: Given, wrong: list[str]) -> str:

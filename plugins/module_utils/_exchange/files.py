@@ -30,9 +30,15 @@ def temporary_file(folder: str, prefix: str = ".") -> tuple[int, str]:
 
 
 def write_private(path: str, text: str) -> None:
-    """Replace `path` (mode 0600) atomically and durably; makes its folder (0700) when missing. Raises OSError, old file intact."""
+    """Replace `path` (mode 0600) atomically and durably; makes its folder (0700) when missing. Raises OSError, old file intact.
+
+    A file of ours in a folder that is not is written over instead, as the old clients did with theirs.
+    """
     folder = os.path.dirname(os.path.abspath(path))
     os.makedirs(folder, mode=0o700, exist_ok=True)
+    if not os.access(folder, os.W_OK) and os.access(path, os.W_OK):
+        _write_over(path, text)
+        return
     handle, temporary = temporary_file(folder)
     try:
         with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape") as stream:
@@ -53,6 +59,13 @@ def write_private(path: str, text: str) -> None:
             os.fsync(folder_handle)
         finally:
             os.close(folder_handle)
+
+
+def _write_over(path: str, text: str) -> None:
+    handle = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape") as stream:
+        stream.truncate(0)
+        stream.write(text)
 
 
 def change_private(path: str, change: Callable[[str], str]) -> None:
