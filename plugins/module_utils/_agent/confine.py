@@ -18,7 +18,7 @@ from typing import Any
 
 from .._tsp.errors import LocalError
 
-PROMISES = "stdio rpath wpath cpath fattr flock inet unix dns route recvfd prot_exec"
+PROMISES = "stdio rpath wpath cpath fattr flock inet unix dns route sendfd recvfd prot_exec"
 """pledge(2) of the part that reads the network: sockets, its files, names of brokers, descriptors from the applier, and Python's own
 modules as they are needed. No promise allows to open a route socket: that must have been done by then, or the kernel ends the process."""
 PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_GET_NO_NEW_PRIVS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 24, 38, 39, 47, 4
@@ -187,7 +187,8 @@ def _no_new_privileges() -> tuple[str, ...]:
         import ctypes
 
         value = ctypes.c_int(PROC_NO_NEW_PRIVS_ENABLE)
-        if not _libc().procctl(P_PID, ctypes.c_int64(os.getpid()), PROC_NO_NEW_PRIVS_CTL, ctypes.byref(value)):
+        procctl = getattr(_libc(), "procctl", None)
+        if procctl is not None and not procctl(P_PID, ctypes.c_int64(os.getpid()), PROC_NO_NEW_PRIVS_CTL, ctypes.byref(value)):
             return ()
         return ("This FreeBSD is older than 14: a set-user-ID program that the agent was made to run would still get its rights.",)
     if sys.platform.startswith("openbsd"):
