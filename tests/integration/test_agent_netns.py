@@ -274,8 +274,7 @@ def test_killed_the_next_one_cleans_up_and_continues_the_lease(net: Net) -> None
     clean = picture(first)
     with net.agent() as agent:
         address = agent.wait_up()["lease"]["client"]["ipv6"]
-        agent.host.run("kill", "-9", agent.host.run("cat", "/run/tsp-tsp/tsp.pid").stdout.strip())
-        agent.process.wait(10)
+        agent.kill()
         assert picture(agent) != clean, "the LAN's address and the settings are still there"
         agent.process = agent.start()
         status = agent.wait_up()

@@ -195,9 +195,8 @@ def load(files: Sequence[str], old: oldargs.OldArgs, values: Mapping[str, Sequen
 
 
 def _beside(configs: Sequence[AgentConfig]) -> tuple[AgentConfig, ...]:
-    """Several tunnels in one process: each has its own name and device, and the log and the metrics are the first one's.
-
-    Raises LocalError `config_invalid`.
+    """Several tunnels in one process: each has its own name, device and metric of a default route, in the order of the files, and the log
+    and the metrics are the first one's. Raises LocalError `config_invalid`.
     """
     for what in ("name", "device"):
         seen: set[str] = set()
@@ -207,8 +206,16 @@ def _beside(configs: Sequence[AgentConfig]) -> tuple[AgentConfig, ...]:
                 raise LocalError("config_invalid", f"Two tunnels have the {what} {', '.join(sorted(names & seen))}.",
                                  "Give each its own.")
             seen |= names
+    if sum(config.link.default_route == "replace" for config in configs) > 1:
+        raise LocalError("config_invalid", "Two tunnels are to replace the default route.", "Let one of them have default_route: metric.")
     out = list(configs[:1])
     for config in configs[1:]:
+        metric, taken = config.link.metric, [other.link.metric for other in out if other.link.default_route == "metric"]
+        while config.link.default_route == "metric" and metric in taken:
+            metric += 1
+        if metric != config.link.metric:
+            said = f"link.metric: the default route has {metric}, since {config.link.metric} is another tunnel's."
+            config = replace(config, link=replace(config.link, metric=metric), warnings=(*config.warnings, said))
         differs = [section for section in ("log", "log_level", "metrics") if getattr(config, section) != getattr(out[0], section)]
         if differs:
             said = f"{', '.join(differs)}: one process has one; that of {out[0].name} counts."

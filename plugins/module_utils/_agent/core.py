@@ -100,7 +100,7 @@ class Agent:
         self._written_at = 0.0
         self._status = Status(wall())
         self.tunnel = make_tunnel(config, on_reply=self._replied, on_trouble=self._troubled)
-        self._traffic = Traffic(self.tunnel, config)
+        self._traffic = Traffic(self.tunnel)
         self.keepalive: Keepalive | None = None
         self.lease: Lease | None = None
         """The lease in use, or the last one."""
@@ -586,7 +586,7 @@ class Agent:
         """The status file: JSON types, no secret. What it means stands in `status`."""
         keepalive, tunnel, config = self.keepalive, self.tunnel, self._config
         return self._status.build(Facts(
-            config.name, config.device, self.state, self.since, self._wall(), self._loop.time(), self.lease, tunnel.numbers,
+            config.name, tunnel.name, self.state, self.since, self._wall(), self._loop.time(), self.lease, tunnel.numbers,
             tunnel.data_plane, tunnel.data_plane_why, self.mode_why, tunnel.counters(),
             None if keepalive is None else keepalive.last_rtt, 0 if keepalive is None else keepalive.missed,
             None if keepalive is None else keepalive.interval, self.pings_sent, self.pings_answered, self.negotiations, self.failures,

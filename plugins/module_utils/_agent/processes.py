@@ -27,7 +27,7 @@ from collections.abc import Callable, Sequence
 from .._tsp.errors import LocalError, TspError
 from .applier.host import HostApplier, private_folder
 from .applier.serve import serve
-from .confine import drop
+from .confine import confine, drop
 from .settings import AgentConfig
 
 ROOT = ("", "root")
@@ -120,6 +120,22 @@ def _load_all() -> None:
         importlib.import_module(name, __package__)
     with contextlib.suppress(TspError):
         library()
+
+
+def confined(configs: Sequence[AgentConfig]) -> tuple[str, ...]:
+    """Bound the part without rights to its files and its kind of calls, where the system can (OpenBSD). Returns what it lacks."""
+    paths = {sys.argv[0]: "r", sys.prefix: "r", sys.base_prefix: "r", "/etc": "r", "/usr/share": "r", "/usr/lib": "r",
+             "/usr/local/lib": "r", "/dev/null": "rw", "/dev/log": "rw", "/dev/console": "w"}
+    for config in configs:
+        paths.update({config.runtime_dir: "rwc", config.state_dir: "rwc", os.path.dirname(config.lease_file): "r"})
+        for place in (config.log.filename, config.metrics.textfile):
+            if place:
+                paths[os.path.dirname(place)] = "rwc"
+    if sys.platform.startswith("openbsd"):
+        from . import counters
+
+        counters.without_programs()  # netstat would be the end of us
+    return confine(sorted((path, letters) for path, letters in paths.items() if os.path.exists(path)))
 
 
 def ended(child: int, log: logging.Logger) -> None:

@@ -37,8 +37,8 @@ from .settings import AgentConfig
 from .tunnel import Tunnel
 
 PROGRAM = logs.PROGRAM
-SETTLE, LONGEST_SETTLE = 1.0, 300.0
-"""Seconds between two looks at whether radvd knows of the lease."""
+SETTLE, SETTLED, LONGEST_SETTLE = 1.0, 5.0, 300.0
+"""Seconds between two looks at whether radvd knows of the lease: until it does, afterwards, and at most when it cannot be told."""
 LOOK = 10.0
 """Seconds between two looks at what was dropped."""
 
@@ -160,6 +160,7 @@ async def _run(configs: Sequence[AgentConfig], sock: socket.socket | None, start
     beside = [asyncio.ensure_future(_keep_advertised(agent, applier, logs.of(log, config.name)))
               for config, agent, applier in zip(configs, agents, appliers) if config.radvd is not None]
     beside.append(asyncio.ensure_future(_tell_drops(configs, agents, log)))
+    await metrics.start()
     running = [asyncio.ensure_future(agent.run()) for agent in agents]
     try:
         while any(agent.state in ("", "starting") and not task.done() for agent, task in zip(agents, running)):
@@ -169,7 +170,11 @@ async def _run(configs: Sequence[AgentConfig], sock: socket.socket | None, start
             if starter.failed(f"{PROGRAM}: {failed[0]}"):
                 _forget_log(configs)
             raise failed[0]
-        await metrics.start()
+        for config, task in zip(configs, running):
+            task.add_done_callback(functools.partial(_tell_end, logs.of(log, config.name)))
+        if channel is not None:
+            for lack in processes.confined(configs):
+                log.debug("%s", lack)
         starter.ready()
         done = await asyncio.gather(*running, return_exceptions=True)
     finally:
@@ -182,18 +187,21 @@ async def _run(configs: Sequence[AgentConfig], sock: socket.socket | None, start
         await metrics.stop()
         if channel is not None:
             channel.let_go()
-    code = 0
-    for config, result in zip(configs, done):
-        if isinstance(result, TspError):
-            log.error("%s: %s", config.name, result)
-            code = 1
-        elif isinstance(result, BaseException):
-            raise result
+    code = 1 if any(isinstance(result, BaseException) for result in done) else 0
     if gone.is_set():
         log.error("the part of the agent that changes the host has ended")
         code = 1
     log.info("ended")
     return code
+
+
+def _tell_end(log: logging.Logger, task: asyncio.Future[None]) -> None:
+    """One of several tunnels came to its end; the others go on."""
+    exc = None if task.cancelled() else task.exception()
+    if isinstance(exc, TspError):
+        log.error("%s", exc)
+    elif exc is not None:
+        log.error("a defect of the agent", exc_info=exc)
 
 
 class AppliedLeases(LeaseFile):
@@ -223,7 +231,7 @@ async def _keep_advertised(agent: Agent, applier: Applier, log: logging.Logger) 
         if lease is not None and agent.state == "up" and (told is None or lease.grant.prefix != told.grant.prefix):
             try:
                 await applier.advertise(lease)
-                told, wait = lease, SETTLE
+                told, wait = lease, SETTLED
             except TspError as exc:
                 (log.debug if exc.code == "busy" else log.warning)("radvd does not know of this lease yet: %s", exc)
                 wait = min(wait * 2, LONGEST_SETTLE)

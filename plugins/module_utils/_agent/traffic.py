@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from .counters import of_device
 from .keepalive import Keepalive
-from .settings import AgentConfig
 from .tunnel import Tunnel
 
 
@@ -16,9 +15,8 @@ class Traffic:
     """The agent's own data plane counts user packets alone. The kernel's devices count our pings as well, so their numbers only tell that
     a silence was broken, which is asked where somebody measures silences."""
 
-    def __init__(self, tunnel: Tunnel, config: AgentConfig) -> None:
+    def __init__(self, tunnel: Tunnel) -> None:
         self._tunnel = tunnel
-        self._config = config
         self._seen = (0, 0)
         self._measuring = False
         self._kernel_seen: tuple[int, int] | None = None
@@ -38,7 +36,7 @@ class Traffic:
             keepalive.received()
         self._seen = seen
         if self._measuring:
-            counted = of_device(self._config.device)
+            counted = of_device(self._tunnel.name)
             now = None if counted is None else (counted.packets_out, counted.packets_in)
             if now is None or self._kernel_seen is not None and now != self._kernel_seen:
                 keepalive.sent()

@@ -23,7 +23,8 @@ class SetUp:
     """What came of setting a tunnel up. Whoever gets it owns the descriptors.
 
     done: the commands that were needed. numbers: of tunnel_plan. name: of the device, which some systems choose. device: of a TUN device
-    that was made now, None where there is none or where it was there. echo: a connected raw or ping socket for echo requests through the tunnel; None where the data plane sends them.
+    that was made now, None where there is none or where it was there. echo: a connected raw or ping socket for echo requests through the
+    tunnel; None where the data plane sends them.
     """
 
     done: list[str]

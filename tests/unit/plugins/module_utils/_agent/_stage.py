@@ -73,6 +73,7 @@ class FakeTunnel:
         self.numbers: dict[str, Any] | None = None
         self.fail: Exception | None = None
         self.lost = False
+        self.name = config.device
         self.data_plane: str | None = "tun"
         self.data_plane_why = "The test says so."
         self.refuses: set[str] = set()
@@ -139,6 +140,8 @@ class FakeBroker:
         self.modes: list[str | None] = []
         self.said: list[dict[str, Any]] = []
         self.gate: asyncio.Event | None = None
+        self.clock: Callable[[], datetime] | None = None
+        """When leases are granted; None: when they say."""
 
     async def negotiate(self, last: Lease | None, source_port: int | None, mode: str | None = None,
                         **said: Any) -> tuple[Lease, None, list[str]]:
@@ -151,7 +154,8 @@ class FakeBroker:
         if self.answers and isinstance(self.answers[0], Exception):
             raise self.answers.pop(0)
         answer = self.answers.pop(0) if self.answers else None
-        return answer or self.lease, None, []
+        lease = answer or self.lease
+        return lease if self.clock is None else replace(lease, obtained_at=self.clock().replace(microsecond=0)), None, []
 
 
 def make_lease(mode: str = "v6v4", lifetime: int | None = 3600, obtained: datetime | None = None, broker: str = "192.0.2.1",
@@ -190,6 +194,8 @@ class Stage:
             "lease_file": str(folder / "lease"), "state_dir": str(folder), "runtime_dir": str(folder)})
         self.broker = FakeBroker(lease or make_lease())
         self.alive = True
+        self.fresh = False
+        """Whether leases begin when they are granted."""
         self.forgets_after = float("inf")
         self.refuses: set[str] = set()
         self.wall = datetime.now(timezone.utc)
@@ -217,9 +223,14 @@ class Stage:
 
         loop = asyncio.get_running_loop()
         began = loop.time()
+
+        def wall() -> datetime:
+            return self.wall + timedelta(seconds=loop.time() - began)
+
+        if self.fresh:
+            self.broker.clock = wall
         return Agent(self.config, self.broker, tunnel, log=self.log, jitter=lambda: 0.5, watch=watch,
-                     where=lambda _peer, _source: None if self.address is None else ip_address(self.address),
-                     wall=lambda: self.wall + timedelta(seconds=loop.time() - began))
+                     where=lambda _peer, _source: None if self.address is None else ip_address(self.address), wall=wall)
 
     def move(self, address: str | None) -> Callable[[Agent], None]:
         """A step: the host gets another address, or none."""
