@@ -191,3 +191,35 @@ def test_a_mistake_in_the_file_is_named_with_its_line(old: Old) -> None:
     done = old.host.run(sys.executable, f"{FOLDER}/gw6c", "-f", f"{FOLDER}/gw6c.conf", check=False)
     assert done.returncode == 1 and "line 18: tunnel_mode is 'v6tcpv4'; it can be v6anyv4, v6v4, v6udpv4, v4v6" in done.stderr
     assert PASSWORD not in done.stderr + done.stdout
+
+
+def test_an_old_and_a_new_configuration_in_one_process() -> None:
+    with Lab("two-tunnels") as lab:
+        net = Net(lab, brokers=2)
+        for broker in net.brokers:
+            broker.start()
+        old = Old(net)
+        old.write("gw6c.conf", CONF.replace("server=192.0.2.1", "server=192.0.2.2").replace("log_file=3", "log_file=0"), "0600")
+        new = {"name": "office", "device": "tsp0", "request": {"mode": "v6udpv4"}, "runtime_dir": "/run/tsp",
+               "broker": {"brokers": ["192.0.2.1"], "auth_method": "anonymous"}, "lease_file": "/var/lib/tsp/office.lease"}
+        old.write("office.json", json.dumps(new), "0600")
+        old.host.log_path("both").unlink(missing_ok=True)
+        process = old.host.popen(sys.executable, str(net.program), "--foreground", "--config", f"{FOLDER}/office.json",
+                                 "--config", f"{FOLDER}/gw6c.conf", label="both")
+        try:
+            def shown() -> list[dict[str, Any]]:
+                assert process.poll() is None, old.host.log_path("both").read_text()
+                done = old.host.run(sys.executable, str(net.program), "status", "--json", check=False)
+                tunnels: list[dict[str, Any]] = json.loads(done.stdout)["tunnels"]
+                return tunnels if [tunnel.get("state") for tunnel in tunnels] == ["up", "up"] else []
+            wait_for("both are up", shown)
+            for broker in net.brokers:
+                wait_for("each reaches its broker",
+                         lambda broker=broker: not old.host.run("ping", "-6", "-c1", "-W2", broker.inner, check=False).returncode)
+            text = old.host.log_path("both").read_text()
+            assert re.search(r"^I: office: up: ", text, re.MULTILINE) and re.search(r"^I: gw6c: up: ", text, re.MULTILINE)
+            assert "W: gw6c: log: one process has one; that of office counts." in text
+        finally:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0
+        assert not old.addresses("tun") and not old.addresses("tsp0")

@@ -49,12 +49,25 @@ def test_several_tunnels(tmp_path: Path) -> None:
     for arguments in (("--config", first, "--config", second), ("--config", str(tmp_path)), ("--config", str(tmp_path), "--config", first)):
         configs = parse(*arguments).configs
         assert [config.name for config in configs] == ["one", "two"]
-        assert configs[0].warnings == () and configs[1].warnings == ("log, metrics: one process has one; that of one counts.",)
+        assert configs[0].warnings == () and configs[1].warnings == (
+            "link.metric: the default route has 2049, since 2048 is another tunnel's.",
+            "log, metrics: one process has one; that of one counts.")
+        assert [config.link.metric for config in configs] == [2048, 2049], "a kernel has one route of a kind with a metric"
     assert "Two tunnels have the name one" in failed("--config", first, "--config", new(tmp_path / "3.json", "one", "tsp3"), code=1)
     assert "Two tunnels have the device tsp1" in failed("--config", first, "--config", new(tmp_path / "3.json", "three", "tsp1"), code=1)
     empty = tmp_path / "empty"
     empty.mkdir()
     assert "holds no *.json" in failed("--config", str(empty), code=1)
+
+
+def test_default_routes_of_several_tunnels(tmp_path: Path) -> None:
+    def metrics(*links: dict[str, Any]) -> list[int]:
+        files = [new(tmp_path / f"{n}.json", f"t{n}", f"tsp{n}", link=link) for n, link in enumerate(links)]
+        return [config.link.metric for config in parse(*(word for file in files for word in ("--config", file))).configs]
+
+    assert metrics({}, {"metric": 2049}, {}, {"default_route": "none"}, {"default_route": "source"}) == [2048, 2049, 2050, 2048, 2048]
+    assert metrics({"default_route": "replace"}, {}) == [2048, 2048]
+    assert metrics({"default_route": "replace"}, {"default_route": "replace"}) == []
 
 
 def test_an_old_file_beside_a_new_one(tmp_path: Path) -> None:
