@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 from collections.abc import Callable, Sequence
 
 from ..._tsp.errors import ApplyError, LocalError
@@ -28,6 +29,8 @@ from .tundev import open_device
 GONE = ("does not exist", "no such interface", "not in table", "can't assign requested address", "device not configured",
         "no such process", "not found")
 """What these programs say of something that is not there (any more), in small letters."""
+LOOKS, BETWEEN = 100, 0.05
+"""How often, and after how many seconds each, it is looked whether a closed device is gone."""
 
 
 class BsdLink:
@@ -41,6 +44,7 @@ class BsdLink:
         self._open_tun = open_tun or open_device
         self._undo: dict[str, Undo] = {}
         self._open = ""
+        self._going: set[str] = set()
         self.plan: LinkPlan | None = None
         self.left_out: list[str] = []
         """Sentences on what of the plan was not done, since this system cannot do it beside what it has. The log has them too."""
@@ -78,6 +82,7 @@ class BsdLink:
         Raises LocalError as tundev.open_device does, and `device_taken`; ApplyError `link_failed`.
         """
         name = device_name(self._system, device, "tun")
+        self._wait_for_the_end(name)
         if name in self._interfaces():
             raise LocalError("device_taken", f"A device named {name} exists already.",
                              "Set another device in the configuration (its number is what counts), or remove that one.")
@@ -184,6 +189,15 @@ class BsdLink:
             return []
         return [sysctl_step(name, "1") for name in self._system.keep_listening if self._sysctl(name) is not None]
 
+    def _wait_for_the_end(self, name: str) -> None:
+        """A device of ours that FreeBSD takes away as soon as it is closed, which its owner has done by now."""
+        if name in self._going:
+            self._going.remove(name)
+            for _turn in range(LOOKS):
+                if name not in self._interfaces():
+                    return
+                time.sleep(BETWEEN)
+
     def _own_names(self, device: str) -> list[str]:
         own = NAME.match(device)
         kinds = ("tun", "gif") if own is None else ("gif",) if own.group(1) == "gif" else ("tun",)
@@ -201,7 +215,9 @@ class BsdLink:
             words = self._undo.pop(key)
             if key == f"device {self._open}" and words[0] == "ifconfig":
                 # FreeBSD waits with this until the descriptor is closed, and whoever has it may wait for us.
-                words = ("daemon", "-f", *words) if self._system.name == "FreeBSD" else words
+                if self._system.name == "FreeBSD":
+                    words = ("daemon", "-f", *words)
+                    self._going.add(self._open)
             try:
                 done.append(self._do(words))
             except ApplyError as exc:

@@ -243,7 +243,8 @@ def test_what_the_kernel_refuses_is_said_and_the_rest_undone(host: Host, refuse:
     assert host.kernel.picture() == before
 
 
-def test_a_freebsd_tun_goes_when_its_descriptor_does_and_nobody_waits_for_the_other(tmp_path: Path) -> None:
+def test_a_freebsd_tun_goes_when_its_descriptor_does_and_nobody_waits_for_the_other(tmp_path: Path,
+                                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
     """destroy sleeps until the descriptor is closed, which its owner does when the rest is taken away."""
     host = Host("freebsd", tmp_path)
     before = host.kernel.picture()
@@ -251,6 +252,12 @@ def test_a_freebsd_tun_goes_when_its_descriptor_does_and_nobody_waits_for_the_ot
     assert "daemon -f ifconfig tun40 destroy" in host.link.remove()
     assert "tun40" in host.kernel.links
     host.kernel.close()
+    assert host.kernel.picture() == before
+    host.up("v6udpv4")
+    host.link.remove()
+    monkeypatch.setattr(bsd_link.time, "sleep", lambda _seconds: host.kernel.close())  # its owner closes it a moment later
+    host.link.open_tun("tsp0")
+    host.down()
     assert host.kernel.picture() == before
     host.kernel.goes = True  # FreeBSD 15: the device goes by itself
     host.link = host.started()
