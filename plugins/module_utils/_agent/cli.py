@@ -26,6 +26,7 @@ from . import oldargs
 from .settings import AgentConfig
 
 PROGRAM = "tsp-agent"
+INVALID = "config_invalid"
 USAGE = f"""usage: {PROGRAM} --config FILE [--config FILE ...] [--foreground] [--once-check]
        {PROGRAM} status [--json] [--config FILE ... | --runtime-dir DIR]
        {PROGRAM} -f gw6c.conf [old options]
@@ -182,8 +183,8 @@ def load(files: Sequence[str], old: oldargs.OldArgs, values: Mapping[str, Sequen
         text = configuration.read_file(path)
         if configuration.is_json(text):
             if old.changes or any(name not in ("--config", "--runtime-dir") for name in values):
-                raise LocalError("config_invalid", f"{path} is JSON, and says itself what else stands on the command line.",
-                                 "Write it into the file; those options are for an old gw6c.conf or gogoc.conf.")
+                raise _mixed(f"{path} is JSON, and says itself what else stands on the command line.",
+                             "Write it into the file; those options are for an old gw6c.conf or gogoc.conf.")
             config = configuration.parse_text(text, path, environ, secret)
             configs.append(replace(config, log=replace(config.log, stderr=min(old.verbose, 3))) if old.verbose else config)
         else:
@@ -192,6 +193,11 @@ def load(files: Sequence[str], old: oldargs.OldArgs, values: Mapping[str, Sequen
             given = {name[2:].replace("-", "_"): value[0] for name, value in values.items() if name != "--config"}
             configs.append(oldagent.load(text, path, old, platform, given))
     return _beside(configs)
+
+
+def _mixed(message: str, hint: str) -> LocalError:
+    """Each of them would do by itself."""
+    return LocalError(INVALID, message, hint)
 
 
 def _beside(configs: Sequence[AgentConfig]) -> tuple[AgentConfig, ...]:
@@ -203,11 +209,10 @@ def _beside(configs: Sequence[AgentConfig]) -> tuple[AgentConfig, ...]:
         for config in configs:
             names = {config.name} if what == "name" else {config.device, *(device for _mode, device in config.devices)}
             if names & seen:
-                raise LocalError("config_invalid", f"Two tunnels have the {what} {', '.join(sorted(names & seen))}.",
-                                 "Give each its own.")
+                raise _mixed(f"Two tunnels have the {what} {', '.join(sorted(names & seen))}.", "Give each its own.")
             seen |= names
     if sum(config.link.default_route == "replace" for config in configs) > 1:
-        raise LocalError("config_invalid", "Two tunnels are to replace the default route.", "Let one of them have default_route: metric.")
+        raise _mixed("Two tunnels are to replace the default route.", "Let one of them have default_route: metric.")
     out = list(configs[:1])
     for config in configs[1:]:
         metric, taken = config.link.metric, [other.link.metric for other in out if other.link.default_route == "metric"]
