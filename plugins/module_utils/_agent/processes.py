@@ -127,8 +127,10 @@ def confined(configs: Sequence[AgentConfig]) -> tuple[str, ...]:
     paths = {sys.argv[0]: "r", sys.prefix: "r", sys.base_prefix: "r", "/etc": "r", "/usr/share": "r", "/usr/lib": "r",
              "/usr/local/lib": "r", "/dev/null": "rw", "/dev/log": "rw", "/dev/console": "w"}
     for config in configs:
-        paths.update({config.runtime_dir: "rwc", config.state_dir: "rwc", os.path.dirname(config.lease_file): "r"})
-        for place in (config.log.filename, config.metrics.textfile):
+        paths.setdefault(os.path.dirname(config.lease_file), "r")
+        options = config.options
+        for place in (config.runtime_file("status.json"), os.path.join(config.state_dir, "any"), config.log.filename,
+                      config.metrics.textfile, options.last_server_file, options.broker_list_file, options.known_keys_file):
             if place:
                 paths[os.path.dirname(place)] = "rwc"
     if sys.platform.startswith("openbsd"):

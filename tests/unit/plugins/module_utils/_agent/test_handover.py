@@ -43,6 +43,18 @@ def test_the_files_alone(home: Path, tmp_path: Path) -> None:
     assert os.stat(tmp_path / "run").st_uid == NOBODY
 
 
+def test_they_are_within_the_bounds_of_that_part(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = home / "gw6c.conf"
+    given = {"runtime_dir": str(tmp_path / "run"), "state_dir": str(tmp_path / "state")}
+    config = oldagent.load(path.read_bytes(), str(path), OldArgs(), "linux", given)
+    processes.hand_over(config, "nobody")
+    bounds: dict[str, str] = {}
+    monkeypatch.setattr(processes, "confine", lambda paths: bounds.update(paths) or ())
+    processes.confined([config])
+    assert os.path.dirname(config.lease_file) == given["state_dir"]
+    assert {bounds[folder] for folder in (*given.values(), str(home))} == {"rwc"}
+
+
 def test_they_can_be_written_from_there(home: Path) -> None:
     """In a process that has become somebody else, since a test cannot come back."""
     last, log = home / "tsp-last-server.txt", home / "gw6c.log"
