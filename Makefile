@@ -11,7 +11,7 @@ SHELL := /bin/sh
 
 TEST := build/venv-test
 LINT := build/venv-lint
-PYTEST_ARGS ?= -q -n auto --dist loadfile
+PYTEST_ARGS ?= -q -n auto --dist loadfile --no-loadscope-reorder
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed 's/:.*## /\t/' | expand -t 16
