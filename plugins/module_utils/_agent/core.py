@@ -30,15 +30,16 @@ from .._exchange.source import own_address
 from .._tsp.errors import ApplyError, LocalError, NetworkError, TspError
 from .._tsp.lease import Lease
 from .beside import Beside
-from .brokers import Answer, Negotiator, same_broker, to_return_to
+from .brokers import Answer, Negotiator, to_return_to
 from .brokers import BrokerNegotiator as BrokerNegotiator
+from .due import RENEW, RETURN, Due
 from .foreign import check_ours
 from .keepalive import Keepalive, Lost, Ping, behind_nat, interval_for
 from .kernel import write_public
 from .leases import LeaseFile, Leases
 from .logs import NOTICE
-from .natprobe import NatProbe, memory_file
-from .pace import SOONEST_RENEWAL, Pace, renewal, stopped
+from .natprobe import NatProbe, facts, memory_file
+from .pace import Pace, stopped
 from .roaming import AWAY, MOVED, Roaming, Standstill, Where
 from .settings import AgentConfig
 from .status import Facts, Status
@@ -54,8 +55,7 @@ PROVING_WAIT = 1.5
 """Seconds that a stored lease gets to answer each of its pings."""
 UNWATCHED_INTERVAL = 60.0
 """Seconds between pings where the broker wants no keepalive: their result is shown, and nothing follows from it."""
-LOST, TOLD, RENEW, RETURN, ELSEWHERE, ANSWERED, CHANGED, REPLY, STOP = (
-    "lost", "told to", "renewal", "return", "moved", "answered", "changed", "reply", "stop")
+LOST, TOLD, ELSEWHERE, ANSWERED, CHANGED, REPLY, STOP = "lost", "told to", "moved", "answered", "changed", "reply", "stop"
 """Why the keepalive was left; some of them are reasons to ask the broker."""
 T = TypeVar("T")
 
@@ -80,7 +80,6 @@ class Agent:
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
         self._told = False
-        self._wanted = ""
         self._moved = False
         self._trouble = False
         self._pace = Pace(config.retry, jitter)
@@ -92,10 +91,7 @@ class Agent:
         self._beside: Beside | None = None
         self._probe: NatProbe | None = None
         self._mode: str | None = None
-        self._renew_at: datetime | None = None
-        self._renew_by = 0.0
-        self._not_before = 0.0
-        self._return_at = 0.0
+        self._due = Due(config, wall, jitter)
         self._written: tuple[Any, ...] = ()
         self._written_at = 0.0
         self._status = Status(wall())
@@ -267,7 +263,7 @@ class Agent:
         if why == TOLD:
             self._pace.begin_anew()
         if why != RETURN:
-            self._wanted = why
+            self._due.wanted = True
         brokers = (self._config.preferred,) if why == RETURN else to_return_to(self._config, lease) if why == TOLD and lease else None
         if options.source_port is not None and self.tunnel.data_plane in ("tun", "fou"):
             await self.tunnel.disconnect()  # there is but one port, and it is needed for asking
@@ -278,8 +274,9 @@ class Agent:
         beside, self._beside = self._beside, None
         if beside is None:
             return
+        now = self._loop.time()
         if beside.why == RETURN:
-            self._return_at = self._loop.time() + self._config.return_after
+            self._due.looked(now)
         try:
             result = self._checked(beside.result())
         except TspError as exc:
@@ -287,7 +284,7 @@ class Agent:
                 self._log.info("the preferred broker %s gives no tunnel yet: %s", self._config.preferred, exc.message)
             else:
                 self._failed(exc)
-                self._not_before = self._loop.time() + self._pace.delay(exc)
+                self._due.put_off(now + self._pace.delay(exc))
             if self._config.options.source_port is not None and self.lease is not None and self.tunnel.data_plane in ("tun", "fou"):
                 await self._prove(self.lease)  # the port is free again
             self._write_status()
@@ -343,12 +340,7 @@ class Agent:
         else:
             self.keepalive.probe(now)  # for the round trip in the status, and to see at once if nothing passes
         self._traffic.begin(self._probe is not None)
-        self._renew_at = renewal(lease, config.renew_at, self._jitter())
-        if self._renew_at is not None:
-            # By both clocks: one that is set while we run neither puts it off nor makes it happen again and again.
-            self._renew_by = now + max(0.0, (self._renew_at - self._wall()).total_seconds())
-        self._return_at = now + config.return_after
-        self._wanted, self._not_before = "", now + SOONEST_RENEWAL
+        self._due.begin(lease, now)
         self._pace.succeeded()
         self.last_error = None
         self._become("up")
@@ -376,14 +368,7 @@ class Agent:
     @property
     def nat(self) -> dict[str, Any] | None:
         """behind: whether there is a NAT before the broker; lifetime: seconds of silence that it forgives, None when not known; said."""
-        lease, probe = self.lease, self._probe
-        if lease is None or lease.local_address is None:
-            return None
-        if not behind_nat(lease):
-            return {"behind": False, "lifetime": None, "said": "The broker sees this host's own address."}
-        if probe is None:
-            return {"behind": True, "lifetime": None, "said": "The broker sees another address than this host's own."}
-        return {"behind": True, "lifetime": round(probe.good, 1) if probe.found and probe.bad is not None else None, "said": probe.said}
+        return facts(self.lease, self._probe)
 
     async def _keep(self, until_reply: bool = False) -> str:
         """Drive the keepalive until something happens: one of the words above."""
@@ -418,8 +403,8 @@ class Agent:
             self._write_status()
             ping_at = keepalive.next_timer()
             due = now + HOUSEKEEPING if ping_at is None else min(now + HOUSEKEEPING, ping_at)
-            if self._wanted and self._beside is None and not self._pace.refused:
-                due = min(due, self._not_before)
+            if self._due.at is not None and self._beside is None and not self._pace.refused:
+                due = min(due, self._due.at)
             await self._sleep(max(0.0, due - now))
 
     def _wake_up(self, keepalive: Keepalive, now: float) -> None:
@@ -427,7 +412,7 @@ class Agent:
         slept = self._standstill.slept()
         if slept:
             self._log.log(NOTICE, "this host was asleep for %.0f s: looking whether the tunnel is still there", slept)
-            self._renew_by -= slept
+            self._due.slept(slept)
             keepalive.hurry(now)
             if self._config.roaming:
                 self._roaming.look()
@@ -442,16 +427,7 @@ class Agent:
             return ELSEWHERE
         if self._leases.changed():
             return CHANGED
-        if self._beside is not None or self._pace.refused or now < self._not_before:
-            return ""
-        if self._wanted or self._renew_at is not None and (self._wall() >= self._renew_at or now >= self._renew_by):
-            return RENEW
-        preferred = self._config.preferred
-        if preferred and self._config.return_after and now >= self._return_at and self.lease is not None:
-            if not same_broker(preferred, self.lease):
-                return RETURN
-            self._return_at = now + self._config.return_after
-        return ""
+        return "" if self._beside is not None or self._pace.refused else self._due.what(self.lease, now)
 
     def _replied(self, sequence: int) -> bool:
         if self.keepalive is None or self.keepalive.reply(sequence, self._loop.time()) is None:
@@ -573,7 +549,7 @@ class Agent:
         """When something is new; what only counts, every few seconds; nothing new, now and then."""
         now, keepalive = self._loop.time(), self.keepalive
         news = (self.state, self.since, self.lease, self.last_error, self.mode_why, self.lost_count, self.negotiations, self.failures,
-                self.tunnel.data_plane, self._renew_at, keepalive is not None and (keepalive.missed, keepalive.last_rtt is None))
+                self.tunnel.data_plane, self._due.renew_at, keepalive is not None and (keepalive.missed, keepalive.last_rtt is None))
         counts = (self.pings_sent, self.pings_answered, self.tunnel.traffic())
         if (news, counts) == self._written and now < self._written_at + UNCHANGED:
             return
@@ -590,4 +566,4 @@ class Agent:
             tunnel.data_plane, tunnel.data_plane_why, self.mode_why, tunnel.counters(),
             None if keepalive is None else keepalive.last_rtt, 0 if keepalive is None else keepalive.missed,
             None if keepalive is None else keepalive.interval, self.pings_sent, self.pings_answered, self.negotiations, self.failures,
-            self.lost_count, self.nat, self._renew_at, self.last_error))
+            self.lost_count, self.nat, self._due.renew_at, self.last_error))

@@ -25,6 +25,7 @@ from typing import Any
 
 from .._exchange.files import read_text, write_private
 from .._tsp.lease import Lease
+from .keepalive import behind_nat
 
 FIRST_SILENCE = 10.0
 SHORTEST_SILENCE = 2.0
@@ -142,3 +143,14 @@ def memory_file(state_dir: str, lease: Lease) -> str:
     grant = lease.grant
     key = f"{grant.outer_address(grant.server)} {grant.outer_address(grant.client)} {lease.local_address}"
     return os.path.join(state_dir, f"nat-{hashlib.sha256(key.encode()).hexdigest()[:24]}.json")
+
+
+def facts(lease: Lease | None, probe: NatProbe | None) -> dict[str, Any] | None:
+    """What is known of the NAT, for the status: {behind: bool, lifetime: seconds or None, said: a sentence}; None without a lease."""
+    if lease is None or lease.local_address is None:
+        return None
+    if not behind_nat(lease):
+        return {"behind": False, "lifetime": None, "said": "The broker sees this host's own address."}
+    if probe is None:
+        return {"behind": True, "lifetime": None, "said": "The broker sees another address than this host's own."}
+    return {"behind": True, "lifetime": round(probe.good, 1) if probe.found and probe.bad is not None else None, "said": probe.said}
