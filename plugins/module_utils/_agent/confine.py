@@ -139,12 +139,12 @@ def _verify(uid: int, groups: set[int]) -> None:
 def _capabilities() -> str:
     """What is left of them; only Linux has any."""
     try:
-        with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        with open("/proc/self/status", "rb") as file:
             lines = file.read().splitlines()
     except OSError:
         return ""
-    sets = [line.split() for line in lines if line.startswith(("CapPrm:", "CapEff:", "CapInh:", "CapAmb:"))]
-    return ", ".join(f"{name} {value}" for name, value in sets if int(value, 16))
+    sets = [line.split() for line in lines if line.startswith((b"CapPrm:", b"CapEff:", b"CapInh:", b"CapAmb:"))]
+    return ", ".join(f"{name.decode()} {value.decode()}" for name, value in sets if int(value, 16))
 
 
 def _drop_bounding_set() -> None:
