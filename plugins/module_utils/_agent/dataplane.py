@@ -126,7 +126,8 @@ class DataPlane:
         except (BlockingIOError, InterruptedError):
             return False
         except OSError as exc:
-            self._on_trouble(exc)
+            if exc.errno != errno.ENOBUFS:  # how a BSD says that a queue is full
+                self._on_trouble(exc)
             return False
         return True
 
@@ -204,6 +205,8 @@ class DataPlane:
         except OSError as exc:
             if exc.errno == errno.EMSGSIZE:
                 self._path_shrank(sock, packet)
+            elif exc.errno == errno.ENOBUFS:
+                self.counters["dropped_out_queue_full"] += 1
             else:
                 self.counters["dropped_out_unreachable"] += 1
                 self._on_trouble(exc)
@@ -305,8 +308,11 @@ class DataPlane:
         except (BlockingIOError, InterruptedError):
             self.counters["dropped_in_queue_full"] += 1
         except OSError as exc:
+            if exc.errno == errno.ENOBUFS:
+                self.counters["dropped_in_queue_full"] += 1
+                return
             self.counters["device_errors"] += 1
-            if exc.errno not in (errno.EINVAL, errno.EIO):
+            if exc.errno not in (errno.EINVAL, errno.EIO, errno.EHOSTDOWN, errno.ENETDOWN):
                 self._on_trouble(exc)
 
 

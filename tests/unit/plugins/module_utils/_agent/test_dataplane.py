@@ -268,3 +268,32 @@ def test_a_device_that_is_down_is_left_alone_for_a_while(monkeypatch: pytest.Mon
             assert await at.received(at.broker) == request()
             assert not down and not at.troubles and not at.plane.counters["device_errors"]
     asyncio.run(run())
+
+
+class Full(socket.socket):
+    """One of a BSD, whose interface has no room at this moment."""
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        raise OSError(errno.ENOBUFS, "No buffer space available")
+
+
+def test_a_full_queue_of_a_bsd_is_no_trouble_with_the_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        async with bench(b"\0\0\0\x1c") as at:
+            full = Full(socket.AF_INET, socket.SOCK_DGRAM)
+            full.bind(("127.0.0.1", 0))
+            full.connect(at.broker.getsockname())
+            full.setblocking(False)
+            at.plane.attach(full)
+            at.kernel.send(b"\0\0\0\x1c" + request())
+            await at.until(lambda: at.plane.counters["dropped_out_queue_full"])
+            assert not at.plane.send(b"a ping")
+            at.client = full
+
+            def refuse(_fd: int, _parts: Any) -> int:
+                raise OSError(errno.ENOBUFS, "No buffer space available")
+            monkeypatch.setattr(dataplane.os, "writev", refuse)
+            at.from_broker(request(FAR, OURS))
+            await at.until(lambda: at.plane.counters["dropped_in_queue_full"])
+            assert not at.troubles and not at.plane.counters["dropped_out_unreachable"]
+    asyncio.run(run())
