@@ -11,9 +11,11 @@ import fcntl
 import os
 import socket
 import sys
+from collections.abc import Sequence
 from types import TracebackType
 
 from .._tsp.errors import LocalError
+from .settings import AgentConfig
 
 
 class Lock:
@@ -146,3 +148,16 @@ def _notify(state: str) -> None:
             handle.send(state.encode())
     except OSError:
         pass
+
+
+def forget_log(configs: Sequence[AgentConfig]) -> None:
+    """The log of an agent in the background that ended as it should, or whose end was told to who started it."""
+    for config in configs:
+        remove(config, "log", "log.1")
+
+
+def remove(config: AgentConfig, *suffixes: str) -> None:
+    """Take files of the runtime directory away; no error when there are none."""
+    for suffix in suffixes:
+        with contextlib.suppress(OSError):
+            os.unlink(config.runtime_file(suffix))

@@ -16,7 +16,6 @@ import json
 import os
 import stat
 import sys
-import tempfile
 from ipaddress import IPv6Network
 from typing import IO, TYPE_CHECKING, Any
 
@@ -140,6 +139,8 @@ def _memory() -> IO[bytes]:
             return os.fdopen(os.memfd_create("hook"), "w+b")
         except OSError:
             pass  # an old kernel, or a filter of system calls
+    import tempfile
+
     return tempfile.TemporaryFile()
 
 

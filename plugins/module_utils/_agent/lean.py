@@ -6,7 +6,8 @@
 
 asyncio loads TLS where it finds it, hashlib loads OpenSSL where it finds it: 8 MiB together, for a program that speaks no TLS and hashes
 a hundred bytes now and then. Both are made to go without, in the way that they foresee: as if the module were not there. Nothing of
-this is for others' processes: only the entry of the program calls `prepare`, before anything else is imported.
+this is for others' processes: only the entry of the program calls `prepare`, before
+anything else is imported, and the service `load_network`.
 """
 
 from __future__ import annotations
@@ -22,11 +23,16 @@ OWN_HASHES = (("_md5",), ("_sha1",), ("_sha2", "_sha256"), ("_sha2", "_sha512"),
 
 
 def prepare() -> None:
-    """Import asyncio without TLS, and hashlib without OpenSSL unless this host insists on it (FIPS) or Python has no hashes of its own."""
-    _import_without("asyncio", "ssl")
+    """Import hashlib without OpenSSL unless this host insists on it (FIPS) or Python has no hashes of its own."""
     if not _fips() and all(any(_there(name) for name in names) for names in OWN_HASHES):
         _import_without("hashlib", "_hashlib")
         _import_without("hmac", "_hashlib")
+
+
+def load_network() -> None:
+    """Import the part that reads the network, and with it asyncio, without TLS. The part that changes the host needs neither."""
+    _import_without("asyncio", "ssl")
+    importlib.import_module(".network", __package__)
 
 
 def _import_without(name: str, unwanted: str) -> None:

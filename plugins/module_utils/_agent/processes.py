@@ -59,10 +59,12 @@ def may_change_the_host() -> bool:
 
 
 def split(configs: Sequence[AgentConfig], make: Callable[[AgentConfig, logging.Logger], HostApplier], user: str,
-          log: logging.Logger, first: Callable[[], None] = lambda: None) -> tuple[socket.socket, int]:
+          log: logging.Logger, first: Callable[[], None] = lambda: None,
+          load: Callable[[], None] = lambda: None) -> tuple[socket.socket, int]:
     """Fork: the child keeps the rights, we become `user`. Returns our end of the connection, and the child's process id.
 
-    first: what the child does first, to let go of what is ours.
+    first: what the child does first, to let go of what is ours. load: what we do while we still have the rights, to load what the child
+    does not need.
 
     Raises LocalError `cannot_drop`, `runtime_dir_unusable`; then there is no child.
     """
@@ -85,6 +87,7 @@ def split(configs: Sequence[AgentConfig], make: Callable[[AgentConfig, logging.L
         finally:
             os._exit(code)
     theirs.close()
+    load()
     if not all(_open_to_all(path) for path in (sys.argv[0], os.__file__)):
         _load_all()
     try:

@@ -12,7 +12,7 @@ import re
 from types import SimpleNamespace
 
 import pytest
-from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent import service
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent import network
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.drops import SAID, Drops
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.screen import VERDICTS
 
@@ -41,13 +41,13 @@ def test_another_data_plane_counts_anew(caplog: pytest.LogCaptureFixture) -> Non
 
 
 def test_a_running_agent_looks_by_itself(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(service, "LOOK", 0)
+    monkeypatch.setattr(network, "LOOK", 0)
     counters: list[dict[str, int] | None] = [{"dropped_in_spoofed": 5}, None]
 
     async def run() -> None:
         configs = [SimpleNamespace(name=name) for name in ("a", "b")]
         agents = [SimpleNamespace(status=lambda found=found: {"counters": found}) for found in counters]
-        task = asyncio.ensure_future(service._tell_drops(configs, agents, logging.getLogger("drops")))
+        task = asyncio.ensure_future(network._tell_drops(configs, agents, logging.getLogger("drops")))
         for _ in range(10):
             await asyncio.sleep(0)
         task.cancel()

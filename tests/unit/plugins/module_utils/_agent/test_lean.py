@@ -35,7 +35,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-START = f"from {PACKAGE}._agent.lean import prepare; prepare(); import {PACKAGE}._agent.program; "
+START = f"from {PACKAGE}._agent.lean import load_network, prepare; prepare(); import {PACKAGE}._agent.program; load_network(); "
 
 
 def test_the_program_prepares_itself_before_all_else(program: Path) -> None:
