@@ -28,7 +28,7 @@ from typing import Any
 
 from .._exchange.options import AUTH_METHODS, CHOICES, KEY_POLICIES, TRANSPORTS, ExchangeOptions, parse_broker
 from .._module.ask import DEFAULT_NAME, NAME, identity_of
-from .._tsp.client import Credentials
+from .._tsp.client_config import Credentials
 from .._tsp.errors import LocalError
 from .._tsp.request import TunnelRequest
 from . import sections
@@ -119,6 +119,8 @@ def parse(data: dict[str, Any], path: str = "configuration", environ: Mapping[st
         reader = Reader(top.section(section), f"{section}.", wrong)
         values[section] = read(reader)
         reader.end()
+    if values["hooks"].script_sets_up and values["link"].data_plane == "fou":
+        wrong.append("link.data_plane is 'fou', but hooks.script_sets_up is true: a program that sets up gets a TUN device")
     request = _request(top.section("request"), wrong)
     top.end()
     password = _Password.of(broker, os.environ if environ is None else environ, secret)

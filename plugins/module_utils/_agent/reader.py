@@ -87,7 +87,7 @@ class Reader:
         """An MTU: "auto" or bytes."""
         if isinstance(self._data.get(key), str):
             return self.text(key, "auto", ("auto",))
-        return self.number(key, "auto", 576, 65535)
+        return self.count(key, "auto", 576, 65535)
 
     def list(self, key: str) -> tuple[Any, ...]:
         value = self._data.pop(key, None)

@@ -27,7 +27,7 @@ LISTEN = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([0-9.]+)):([0-9]{1,5})\Z")
 def link(reader: Reader) -> LinkConfig:
     made = LinkConfig(
         mtu=reader.size("mtu"), link_mtu=reader.size("link_mtu"), lan_interfaces=reader.list("lan_interfaces"),
-        default_route=reader.text("default_route", "metric", DEFAULT_ROUTES), metric=reader.number("metric", METRIC, 1, 2 ** 31),
+        default_route=reader.text("default_route", "metric", DEFAULT_ROUTES), metric=reader.count("metric", METRIC, 1, 2 ** 31),
         forwarding=reader.flag("forwarding", None), data_plane=reader.text("data_plane", "auto", DATA_PLANES))
     for item in made.lan_interfaces:
         interface = item.get("name") if isinstance(item, dict) else item

@@ -92,6 +92,8 @@ class Tunnel:
         wanted = self._config.link.data_plane
         if len(KINDS[mode]) == 1:
             return KINDS[mode][0], f"The lease is for {mode}."
+        if self._config.hooks.script_sets_up:
+            return "tun", "The user's own program sets up a TUN device."
         if wanted == "tun":
             return "tun", "The configuration says so."
         if self._no_fou is None:

@@ -103,6 +103,8 @@ def test_every_value_has_its_place() -> None:
     ({"retry": {"first_delay": 0}}, "retry.first_delay is 0"), ({"retry": {"first_delay": 9, "longest_delay": 3}}, "less than first_delay"),
     ({"retry": {"auth_tries": 0}}, "retry.auth_tries"), ({"retry": {"tries": 1}}, "retry.tries is not known"),
     ({"hooks": {"script": "up.sh"}}, "hooks.script is 'up.sh'; it must be an absolute path"),
+    ({"link": {"metric": 2048.5}}, "it must be a whole number"), ({"link": {"mtu": 1280.5}}, "it must be a whole number"),
+    ({"link": {"data_plane": "fou"}, "hooks": {"script": "/up", "script_sets_up": True}}, "a program that sets up gets a TUN device"),
     ({"hooks": {"script_sets_up": True}}, "there is no script"), ({"hooks": {"timeout": 0}}, "hooks.timeout is 0"),
     ({"log": {"file": 1}}, "log.file is 1, but there is no filename"), ({"log": {"stderr": 4}}, "log.stderr is 4"),
     ({"log": {"console": True}}, "log.console is True"), ({"log": {"rotation_size": 64}}, "it can be 16, 32, 128, 1024"),
