@@ -18,6 +18,8 @@ from . import wire
 from .host import HostApplier
 
 Answer = tuple["Any", "list[int]"]
+MOST_LOGGED = wire.LONGEST // 8
+"""Characters of the log that travel with an answer: in JSON one may take six bytes, and too long a message is taken for a broken one."""
 
 
 def serve(sock: socket.socket, tunnels: dict[str, HostApplier], log: logging.Logger) -> None:
@@ -55,12 +57,21 @@ class _Kept(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self._lines: list[tuple[int, str]] = []
+        self._room = MOST_LOGGED
+        self._left_out = 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._lines.append((record.levelno, self.format(record)))
+        text = self.format(record)
+        if len(text) > self._room:
+            self._left_out += 1
+        else:
+            self._room -= len(text) + 1
+            self._lines.append((record.levelno, text))
 
     def lines(self) -> list[tuple[int, str]]:
-        lines, self._lines = self._lines, []
+        if self._left_out:
+            self._lines.append((logging.WARNING, f"{self._left_out} lines more were left out of the log"))
+        lines, self._lines, self._room, self._left_out = self._lines, [], MOST_LOGGED, 0
         return lines
 
 

@@ -251,6 +251,24 @@ def test_a_script_that_sets_up_does_it_alone(stage: Stage) -> None:
     assert stage.hooks[:3] == [(CREATION, old), (TEARDOWN, old), (CREATION, new)]
 
 
+def test_a_program_that_talks_without_an_end_does_not_end_the_agent(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    stage.config = stage.configured(hooks={"script": "/bin/true"})
+
+    def hook(_config: AgentConfig, _lease: Lease, operation: str, log: logging.Logger) -> None:
+        if operation == CREATION:
+            for number in range(20000):
+                log.info("%05d \1%s", number, "\1" * 60)
+    stage.hook = hook  # type: ignore[method-assign]
+
+    async def act(applier: RemoteApplier, _sock: socket.socket) -> None:
+        assert (await applier.set_up(lease(), "sit", None)).name == "tsp0"
+        assert await applier.load() is None, "the next question is answered as well"
+    with caplog.at_level(logging.DEBUG):
+        stage.play(act)
+    assert any(record.getMessage().startswith("00000 ") for record in caplog.records)
+    assert any("lines more were left out" in record.getMessage() for record in caplog.records)
+
+
 def test_whoever_stops_waiting_does_not_confuse_the_next(stage: Stage) -> None:
     async def act(applier: RemoteApplier, _sock: socket.socket) -> None:
         work = asyncio.ensure_future(applier.load())
