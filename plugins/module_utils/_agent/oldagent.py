@@ -19,7 +19,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from .._exchange.options import ExchangeOptions
 from .._module.ask import NAME, identity_of
-from .._tsp.client import Credentials
+from .._tsp.client_config import Credentials
 from .._tsp.errors import LocalError
 from .._tsp.request import TunnelRequest
 from . import oldconf

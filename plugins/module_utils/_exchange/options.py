@@ -15,7 +15,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Union
 
 from .._tsp import sasl
-from .._tsp.client import Credentials
+from .._tsp.client_config import Credentials
 from .._tsp.errors import LocalError
 from .._tsp.events import BrokerAddress
 from .._tsp.knownkeys import POLICIES, decode_key

@@ -13,7 +13,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any, TypeVar
 
 from .._exchange.options import ExchangeOptions
-from .._tsp.client import Credentials
+from .._tsp.client_config import Credentials
 from .._tsp.errors import LocalError
 from .._tsp.request import TunnelRequest
 
