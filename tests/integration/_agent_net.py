@@ -139,9 +139,11 @@ class Net:
 class Agent:
     """The agent on the host, in the foreground."""
 
-    def __init__(self, net: Net, changes: dict[str, Any]) -> None:
+    def __init__(self, net: Net, changes: dict[str, Any], config_path: str = "/etc/tsp/tsp.json") -> None:
+        """config_path: what --config names, when it is not the one that is written here."""
         self.net = net
         self.host = net.host
+        self._config_path = config_path
         self.config = {
             "name": "tsp", "device": "tsp0",
             "request": {"mode": "v6udpv4", "host_type": "router", "prefix_length": 56, "keepalive_interval": 5},
@@ -159,7 +161,7 @@ class Agent:
     def start(self, *before: str) -> subprocess.Popen[Any]:
         """before: words in front of the command, as `env PATH=…`."""
         self.host.run("rm", "-f", f"{self.config['runtime_dir']}/tsp.status.json")  # a killed agent leaves its last one
-        return self.host.popen(*before, sys.executable, str(self.net.program), "--config", "/etc/tsp/tsp.json", "--foreground",
+        return self.host.popen(*before, sys.executable, str(self.net.program), "--config", self._config_path, "--foreground",
                                label="agent")
 
     def kill(self) -> None:
