@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import functools
 import logging
 import signal
@@ -36,6 +37,8 @@ SETTLE, SETTLED, LONGEST_SETTLE = 1.0, 5.0, 300.0
 """Seconds between two looks at whether radvd knows of the lease: until it does, afterwards, and at most when it cannot be told."""
 LOOK = 10.0
 """Seconds between two looks at what was dropped."""
+ECHO_PATIENCE = 10.0
+"""Seconds for a socket from the part that may open one."""
 
 
 def run(configs: Sequence[AgentConfig], sock: socket.socket | None, starter: Starter, log: logging.Logger,
@@ -157,7 +160,7 @@ async def _tell_drops(configs: Sequence[AgentConfig], agents: Sequence[Agent], l
     while True:
         await asyncio.sleep(LOOK)
         for drop, agent in zip(drops, agents):
-            drop.look(agent.status().get("counters") or {})
+            drop.look(agent.tunnel.counters())
         logs.flush(log)
 
 
@@ -167,8 +170,11 @@ def _path_mtu(applier: Applier, loop: asyncio.AbstractEventLoop, peer: Address, 
     def open_echo(probe: Probe) -> socket.socket:
         work = asyncio.run_coroutine_threadsafe(applier.echo_socket(probe.address), loop)
         try:
-            sock = work.result(10)
-        except (TspError, TimeoutError) as exc:
+            sock = work.result(ECHO_PATIENCE)
+        except concurrent.futures.TimeoutError:  # before Python 3.11 a class of its own
+            work.cancel()
+            raise OSError(0, "it took too long") from None
+        except TspError as exc:
             raise OSError(0, str(exc)) from None
         if sock is None:
             raise OSError(0, "there is none")

@@ -42,11 +42,11 @@ def test_another_data_plane_counts_anew(caplog: pytest.LogCaptureFixture) -> Non
 
 def test_a_running_agent_looks_by_itself(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(network, "LOOK", 0)
-    counters: list[dict[str, int] | None] = [{"dropped_in_spoofed": 5}, None]
+    counters: list[dict[str, int]] = [{"dropped_in_spoofed": 5}, {}]
 
     async def run() -> None:
         configs = [SimpleNamespace(name=name) for name in ("a", "b")]
-        agents = [SimpleNamespace(status=lambda found=found: {"counters": found}) for found in counters]
+        agents = [SimpleNamespace(tunnel=SimpleNamespace(counters=lambda found=found: found)) for found in counters]
         task = asyncio.ensure_future(network._tell_drops(configs, agents, logging.getLogger("drops")))
         for _ in range(10):
             await asyncio.sleep(0)

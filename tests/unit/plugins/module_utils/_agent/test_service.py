@@ -6,19 +6,43 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent import network
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.bundle import AGENT, build
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.daemon import Lock
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.tun import open_tun
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._exchange.source import Source
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.errors import LocalError
+
+
+def test_a_part_that_is_busy_keeps_no_exchange_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may run somebody's program for a minute: the path is measured without echo requests then, and nobody asks for the socket later."""
+    monkeypatch.setattr(network, "ECHO_PATIENCE", 0.05)
+    left: list[str] = []
+
+    class Busy:
+        async def echo_socket(self, address: str) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                left.append(address)
+
+    async def run() -> int | None:
+        loop = asyncio.get_running_loop()
+        found = await loop.run_in_executor(None, network._path_mtu, Busy(), loop, ip_address("127.0.0.1"), Source())
+        await asyncio.sleep(0)
+        return found
+    assert asyncio.run(run()) == 1500 and left == ["127.0.0.1"]
 
 
 def test_one_at_a_time(tmp_path: Path) -> None:
