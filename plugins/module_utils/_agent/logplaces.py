@@ -78,21 +78,35 @@ class Stream:
 
 
 class Console:
-    """The computer's own screen."""
+    """The computer's own screen. It is root's: made before rights are given up, it can be written to afterwards."""
 
     def __init__(self, path: str = CONSOLE) -> None:
         self.name = path
+        self._kept = -1
+        with contextlib.suppress(OSError):
+            self._kept = self._open()
+
+    def _open(self) -> int:
+        return os.open(self.name, os.O_WRONLY | os.O_APPEND | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
 
     def write(self, level: int, when: float, lines: list[str]) -> None:
-        # Opened each time: it may hang up, and must not become our terminal.
-        handle = os.open(self.name, os.O_WRONLY | os.O_APPEND | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
+        data = "".join(f"tsp-agent: {qualifier(level)}: {line}\r\n" for line in lines).encode()
         try:
-            os.write(handle, "".join(f"tsp-agent: {qualifier(level)}: {line}\r\n" for line in lines).encode())
+            handle = self._open()  # each time where we may: it may have hung up
+        except PermissionError:
+            if self._kept < 0:
+                raise
+            os.write(self._kept, data)
+            return
+        try:
+            os.write(handle, data)
         finally:
             os.close(handle)
 
     def close(self) -> None:
-        """Nothing stays open."""
+        if self._kept >= 0:
+            os.close(self._kept)
+            self._kept = -1
 
 
 class Syslog:

@@ -259,6 +259,24 @@ def test_the_console(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stderr: io
     monkeypatch.setattr(logs, "Console", lambda: made(str(tmp_path / "none")))
     logs.set_up(config(tmp_path, stderr=1, console=1), foreground=True).warning("look")
     assert "cannot be written to " in stderr.getvalue()
+    logs.close(log)
+    os.close(console)
+    os.close(terminal)
+
+
+def test_the_console_is_kept_for_who_gives_up_rights(monkeypatch: pytest.MonkeyPatch) -> None:
+    console, terminal = os.openpty()
+    place = logplaces.Console(os.ttyname(terminal))
+
+    def forbidden(*_arguments: object) -> int:
+        raise PermissionError(13, "Permission denied")
+    with monkeypatch.context() as patch:
+        patch.setattr(logplaces.os, "open", forbidden)
+        place.write(logging.WARNING, 0.0, ["look"])
+        with pytest.raises(PermissionError):
+            logplaces.Console("/dev/console").write(logging.WARNING, 0.0, ["look"])
+    assert os.read(console, 100).strip().endswith(b"tsp-agent: W: look")
+    place.close()
     os.close(console)
     os.close(terminal)
 
