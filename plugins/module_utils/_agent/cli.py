@@ -201,13 +201,13 @@ def _mixed(message: str, hint: str) -> LocalError:
 
 
 def _beside(configs: Sequence[AgentConfig]) -> tuple[AgentConfig, ...]:
-    """Several tunnels in one process: each has its own name, device and metric of a default route, in the order of the files, and the log
-    and the metrics are the first one's. Raises LocalError `config_invalid`.
+    """Several tunnels in one process: each has its own name, device, lease file and metric of a default route, in the order of the files,
+    and the log and the metrics are the first one's. Raises LocalError `config_invalid`.
     """
-    for what in ("name", "device"):
+    for what in ("name", "device", "lease_file"):
         seen: set[str] = set()
         for config in configs:
-            names = {config.name} if what == "name" else {config.device, *(device for _mode, device in config.devices)}
+            names = {config.device, *(device for _mode, device in config.devices)} if what == "device" else {getattr(config, what)}
             if names & seen:
                 raise _mixed(f"Two tunnels have the {what} {', '.join(sorted(names & seen))}.", "Give each its own.")
             seen |= names

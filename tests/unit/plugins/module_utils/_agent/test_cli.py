@@ -54,6 +54,9 @@ def test_several_tunnels(tmp_path: Path) -> None:
             "log, metrics: one process has one; that of one counts.")
         assert [config.link.metric for config in configs] == [2048, 2049], "a kernel has one route of a kind with a metric"
     assert "Two tunnels have the name one" in failed("--config", first, "--config", new(tmp_path / "3.json", "one", "tsp3"), code=1)
+    shared = new(tmp_path / "3.json", "three", "tsp3", lease_file=f"{tmp_path}/one")
+    other = new(tmp_path / "4.json", "four", "tsp4", lease_file=f"{tmp_path}/one")
+    assert f"Two tunnels have the lease_file {tmp_path}/one" in failed("--config", shared, "--config", other, code=1)
     assert "Two tunnels have the device tsp1" in failed("--config", first, "--config", new(tmp_path / "3.json", "three", "tsp1"), code=1)
     empty = tmp_path / "empty"
     empty.mkdir()
