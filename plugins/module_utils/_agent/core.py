@@ -156,6 +156,7 @@ class Agent:
                 while alive and not self._stop.is_set():
                     alive = await self._watch()
             except TspError as exc:
+                await self._give_up_beside()
                 if self._otherwise(exc):
                     continue
                 if not self._config.retry.reconnect:
@@ -190,7 +191,7 @@ class Agent:
                 self.lease = lease
                 return await self._prove(lease)
         elif what == ANSWERED:
-            await self._adopt()
+            return await self._adopt()
         elif what in (TOLD, RENEW, RETURN, ELSEWHERE):
             await self._ask_beside(what)
         return not self._stop.is_set()
@@ -269,27 +270,30 @@ class Agent:
             await self.tunnel.disconnect()  # there is but one port, and it is needed for asking
         self._beside = Beside(why, self._negotiation(None, brokers), self._wake)
 
-    async def _adopt(self) -> None:
-        """What was negotiated beside the tunnel is there, or failed."""
+    async def _adopt(self) -> bool:
+        """What was negotiated beside the tunnel is there, or failed; whether there is a tunnel."""
         beside, self._beside = self._beside, None
         if beside is None:
-            return
-        now = self._loop.time()
+            return True
         if beside.why == RETURN:
-            self._due.looked(now)
+            self._due.looked(self._loop.time())
         try:
             result = self._checked(beside.result())
         except TspError as exc:
+            if self._config.options.source_port is not None and self.lease is not None and self.tunnel.data_plane in ("tun", "fou"):
+                counted = self._pace.failures, self._pace.refusals
+                if not await self._prove(self.lease):  # the port is free again
+                    return False
+                self._pace.failures, self._pace.refusals = counted
             if beside.why == RETURN:
                 self._log.info("the preferred broker %s gives no tunnel yet: %s", self._config.preferred, exc.message)
             else:
                 self._failed(exc)
-                self._due.put_off(now + self._pace.delay(exc))
-            if self._config.options.source_port is not None and self.lease is not None and self.tunnel.data_plane in ("tun", "fou"):
-                await self._prove(self.lease)  # the port is free again
-            self._write_status()
-            return
+                self._due.wanted = True
+                self._due.put_off(self._loop.time() + self._pace.delay(exc))
+            return True
         await self._take(*result)
+        return True
 
     async def _give_up_beside(self) -> None:
         beside, self._beside = self._beside, None

@@ -331,3 +331,20 @@ def test_a_new_lease_comes_with_the_mtu_of_the_path(stage: Stage, monkeypatch: p
     lease, _sock, _warnings = asyncio.run(brokers.BrokerNegotiator(stage.config, str, measure).negotiate(None, None))
     assert lease.path_mtu == 1400
     assert asked == [(str(make_lease().grant.server.ipv4), Source.of(stage.config.options))]
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_with_one_port_alone_a_renewal_that_failed_gives_it_back_to_the_tunnel(
+        stage: Stage, alive: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The port is needed for asking, too. If the tunnel is dead afterwards, the broker is asked again."""
+    from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent import core
+
+    monkeypatch.setattr(core, "stored_socket", lambda config, lease: None)
+    stage.config = replace(stage.config, options=replace(stage.config.options, source_port=40000))
+    stage.broker.lease = make_lease("v6udpv4")
+    stage.play(up, lambda agent: stage.broker.answers.append(NetworkError("no_answer", "The broker is silent.")),
+               lambda agent: setattr(stage.tunnel, "alive", alive), lambda agent: agent.renegotiate(),
+               lambda agent: len(stage.tunnel.ups) == 2, lambda agent: len(stage.broker.asked) == 3,
+               lambda agent: setattr(stage.tunnel, "alive", True), up)
+    told = [event for event in stage.tunnel.events if event != "ping"]
+    assert told[:5] == ["disconnect", "up", "disconnect", "disconnect", "up"], "down only while it asked"
