@@ -59,7 +59,7 @@ class BrokerNegotiator:
             result = await negotiate(
                 request if mode is None else replace(request, mode=mode),
                 replace(options, brokers=brokers, source_port=source_port or options.source_port, moved=moved, choose=choose,
-                        transcript=self._exchange is not None),
+                        longest_delay=self._config.retry.longest_delay, transcript=self._exchange is not None),
                 keep_socket=True, progress=self._log)
         except TspError as exc:
             self._show(exc.transcript)
@@ -72,7 +72,12 @@ class BrokerNegotiator:
             lease = replace(lease, path_mtu=last.path_mtu)  # measuring takes up to three seconds, in which nothing passes
         else:
             source = Source.of(options)
-            lease = await asyncio.get_running_loop().run_in_executor(None, measured, lease, source, self._measure)
+            try:
+                lease = await asyncio.get_running_loop().run_in_executor(None, measured, lease, source, self._measure)
+            except BaseException:
+                if result.socket is not None:
+                    result.socket.close()
+                raise
         return lease, result.socket, list(lease.warnings) + result.warnings
 
     def _show(self, records: list[dict[str, object]]) -> None:

@@ -63,11 +63,14 @@ def who_asks(request: TunnelRequest, options: ExchangeOptions) -> str:
 
 
 class Backoff:
-    """The memory of one state folder. folder None: nothing is remembered, nothing is ever too soon. moved: we are elsewhere now."""
+    """The memory of one state folder. folder None: nothing is remembered, nothing is ever too soon. moved: we are elsewhere now.
+    longest_delay: seconds, in place of LONGEST_DELAY where it is less."""
 
     def __init__(self, folder: str | None, who: str, *, min_interval: float, wall: Callable[[], float],
-                 jitter: Callable[[], float], warn: Callable[[str], None], moved: bool = False) -> None:
+                 jitter: Callable[[], float], warn: Callable[[str], None], moved: bool = False,
+                 longest_delay: float = LONGEST_DELAY) -> None:
         self._folder = folder
+        self._longest_delay = min(longest_delay, LONGEST_DELAY)
         self._moved = moved
         self._who = who
         self._min_interval = min_interval
@@ -97,7 +100,7 @@ class Backoff:
         now = self._wall()
         before = self._load(broker) or Memory()
         failures = 1 if now - before.last > FORGET_AFTER else before.failures + 1
-        first, longest = (FIRST_DELAY_BUSY, LONGEST_DELAY_BUSY) if code in BUSY_CODES else (FIRST_DELAY, LONGEST_DELAY)
+        first, longest = (FIRST_DELAY_BUSY, LONGEST_DELAY_BUSY) if code in BUSY_CODES else (FIRST_DELAY, self._longest_delay)
         delay = min(first * 2.0 ** min(failures - 1, 20), longest) * (0.75 + 0.5 * self._jitter())
         self._save(broker, Memory(now, failures, round(delay, 3), code))
 

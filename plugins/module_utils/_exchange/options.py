@@ -152,6 +152,7 @@ class ExchangeOptions:
     transports: auto is UDP then TCP (v6udpv4: UDP only).
     state_dir: folder (made when missing, 0700) of the backoff memory, tsp-last-server.txt and tsp-broker-list.txt; None remembers nothing.
     min_interval: least seconds between two exchanges that ask the same broker for the same thing as the same user (needs state_dir).
+    longest_delay: seconds that a broker which failed is left alone at most; never more than 300, and nothing against one that is busy.
     identity: for whom the tunnel is, when one controller asks for many devices (for example the inventory name): backoff and
         minimum interval are counted for each broker, user and identity, and each identity has its own last server.
     always_use_same_server: ask only the broker named in tsp-last-server.txt, when there is one.
@@ -176,6 +177,7 @@ class ExchangeOptions:
     transports: str = "auto"
     state_dir: str | None = None
     min_interval: float = 5.0
+    longest_delay: float = 300.0
     identity: str = ""
     always_use_same_server: bool = False
     last_server_file: str | None = None
@@ -218,6 +220,8 @@ class ExchangeOptions:
             raise _refuse("deadline", f"{self.deadline} is out of range.", "Use up to 3600 seconds.")
         if not (math.isfinite(self.min_interval) and 0 <= self.min_interval <= 86400):
             raise _refuse("min_interval", f"{self.min_interval} is out of range.", "Use 0 to 86400 seconds.")
+        if not self.longest_delay >= 1:
+            raise _refuse("longest_delay", f"{self.longest_delay} is out of range.", "Use a second at least.")
 
     @property
     def broker_list(self) -> tuple[Broker, ...]:

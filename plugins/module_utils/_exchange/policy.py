@@ -90,7 +90,7 @@ class Negotiation:
         # Taking something back, or asking about it, is never hammering: only asking for tunnels is counted.
         self._backoff = Backoff(options.state_dir if action == "create" else None, who_asks(request, options),
                                 min_interval=options.min_interval, wall=self._runtime.wall, jitter=self._runtime.jitter, warn=self._warn,
-                                moved=options.moved)
+                                moved=options.moved, longest_delay=options.longest_delay)
 
     async def run(self) -> Outcome:
         """The session that brought the tunnel. Raises TspError with `attempts` and `transcript`."""

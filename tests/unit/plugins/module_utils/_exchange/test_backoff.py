@@ -23,10 +23,10 @@ class World:
     def __init__(self, folder):
         self.now, self.jitter, self.warnings, self.folder = 1_700_000_000.0, 0.5, [], folder
 
-    def memory(self, who="alice", min_interval=5.0):
+    def memory(self, who="alice", min_interval=5.0, **more):
         """A new object each time: as after a restart."""
         return Backoff(None if self.folder is None else str(self.folder), who, min_interval=min_interval, wall=lambda: self.now,
-                       jitter=lambda: self.jitter, warn=self.warnings.append)
+                       jitter=lambda: self.jitter, warn=self.warnings.append, **more)
 
 
 @pytest.fixture
@@ -53,6 +53,15 @@ def test_each_failure_in_a_row_doubles_the_delay_up_to_a_bound_and_restarts_do_n
     assert wait(world.memory()) == 1
     world.now += 2
     assert wait(world.memory()) == 0 and not world.memory().failing(BROKER)
+
+
+def test_a_user_may_want_shorter_delays_and_no_longer_ones(world):
+    for wanted, longest in ((20.0, 20), (3600.0, 300)):
+        for _n in range(10):
+            world.memory(longest_delay=wanted).failed(BROKER, "silent")
+        assert wait(world.memory()) == longest
+    world.memory(longest_delay=20.0).failed(BROKER, "busy")
+    assert wait(world.memory()) > 300, "a broker that is busy is left alone whatever we want"
 
 
 def test_an_overloaded_broker_is_left_alone_for_longer(world):
