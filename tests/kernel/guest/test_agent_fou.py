@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _guest import SECONDS, wait_for
+from _guest import SECONDS, kill_agent, let_in, wait_for
 from _guest import run as run_in
 
 PASSWORD = "swordfish"
@@ -84,7 +84,7 @@ def picture() -> dict[str, Any]:
 
 class World:
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder = let_in(folder)
         subprocess.run(["modprobe", "-a", "fou", "tun"], check=True)
         for name in ("world", "nat", "inside"):
             subprocess.run(["ip", "netns", "add", name], check=True)
@@ -235,7 +235,7 @@ def test_killed_it_goes_on_with_the_stored_lease(world: World, tmp_path: Path) -
     before = picture()
     with Agent(tmp_path) as agent:
         port = agent.up()["lease"]["client"]["udp_port"]
-        agent.program.send_signal(signal.SIGKILL)
+        kill_agent()
         agent.program.wait(SECONDS)
         assert run("ip fou show"), "the kernel carries on"
         agent.start()
@@ -312,7 +312,7 @@ def test_without_sit_any_tunnel_becomes_one_over_udp(world: World, tmp_path: Pat
             status = agent.up(data_plane="tun")
             assert status["lease"]["mode"] == "v6udpv4" and "v6v4" in status["mode_why"] and status["negotiations"] == 2
             both_ways(status)
-            agent.program.send_signal(signal.SIGKILL)
+            kill_agent()
             agent.program.wait(SECONDS)
             agent.start()
             assert agent.up(data_plane="tun")["negotiations"] == 0, "the next start has the lease"

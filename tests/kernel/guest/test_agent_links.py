@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _guest import SECONDS, run, wait_for
+from _guest import SECONDS, kill_agent, let_in, run, wait_for
 
 CONFIG = """
 name: server.example
@@ -70,7 +70,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 class Agent:
     def __init__(self, folder: Path, broker: str, **request: Any) -> None:
-        self.folder = folder
+        self.folder = let_in(folder)
         (folder / "tsp.json").write_text(json.dumps({
             "device": "tsp7", "request": request, "broker": {"brokers": [broker], "auth_method": "anonymous", "min_interval": 0},
             "link": {"lan_interfaces": ["lan0"] if request.get("host_type") == "router" else []},
@@ -103,7 +103,7 @@ def whole_life(agent: Agent, before: dict[str, Any], kind: str, ping: Callable[[
     link = json.loads(run("ip -j -d link show dev tsp7"))[0]
     assert link["linkinfo"]["info_kind"] == kind and link["ifalias"] == "tunnelbroker.tsp:tsp" and link["mtu"] == status["mtu"]
     ping(status)
-    agent.program.send_signal(signal.SIGKILL)
+    kill_agent()
     agent.program.wait(SECONDS)
     assert "tsp7" in picture()["links"], "a kernel's tunnel outlives its agent"
     agent.start()
