@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 from collections.abc import Callable
@@ -231,7 +232,8 @@ class _Pinger:
             try:
                 self._socket.send(echo_request(self._socket, sequence, self._token))
             except OSError as exc:
-                self._on_trouble(exc)
+                if exc.errno not in (errno.ENOBUFS, errno.EAGAIN):  # a queue of ours that is full
+                    self._on_trouble(exc)
 
     def close(self) -> None:
         if self._socket is not None:
