@@ -43,7 +43,7 @@ def up_with(agent: Agent, outer: str) -> dict[str, Any]:
 
 
 def addresses(host: Namespace) -> list[str]:
-    return sorted(a.get("local", "") for link in host.ip_json("-6 addr show scope global") for a in link["addr_info"])
+    return sorted(a["local"] for link in host.ip_json("-6 addr show scope global") for a in link["addr_info"] if a)
 
 
 def test_when_one_dies_its_neighbour_takes_over_and_the_preferred_one_is_gone_back_to(net: Net) -> None:
