@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from .._apply.kernel import entries
 from .._apply.runner import Completed
 from .._tsp.errors import ApplyError, LocalError
+from . import linkplan
 from .linkplan import ALIAS, FORWARDING, REPLACING_METRIC, SYSCTL, LinkPlan, LinkStep, Undo, cidr_key, route_key, rule_key, sysctl_step
 
 NATIVE = "native "
@@ -81,6 +82,7 @@ class Link:
         Raises ApplyError with the command's own words; what was done of the new plan is undone then: `tunnel_refused` where the device
         itself, or its UDP port, cannot be had, `link_failed` for all the rest.
         """
+        plan = linkplan.beside(plan, self._routes(plan.family))
         keys = {step.key for step in plan.steps}
         if any(step.do[1] in FORWARDING.values() for step in plan.steps):
             keys.update(key for key in self._undo if key.startswith(SYSCTL) and key.endswith(("/accept_ra=2", "/forwarding=1")))
@@ -149,10 +151,12 @@ class Link:
             for address in link.get("addr_info", ()):
                 if address.get("local"):
                     keys.add(f"address {name} {cidr_key(address['local'], address.get('prefixlen'))}")
-        for family in (6, 4):
-            for route in self._json("ip", "-j", f"-{family}", "route", "show", "table", "main"):
-                keys.add(_route_key(route, family))
+        keys |= self._routes(6) | self._routes(4)
         return keys if plan is None else keys | self._special(plan)
+
+    def _routes(self, family: int) -> set[str]:
+        """Keys of the main routing table."""
+        return {_route_key(route, family) for route in self._json("ip", "-j", f"-{family}", "route", "show", "table", "main")}
 
     def _special(self, plan: LinkPlan) -> set[str]:
         """UDP ports of the kernel, a table of our own and rules. What cannot be shown is not there: the kernel may not know the word."""
@@ -254,7 +258,8 @@ class Link:
     def _must(self, words: Sequence[str]) -> None:
         done = self._kernel.run(words)
         if done.rc:
-            raise ApplyError("link_failed", f"{' '.join(words)} failed: {done.words}.", "")
+            raise ApplyError("link_failed", f"{' '.join(words)} failed: {done.words}.",
+                             "Look with `ip addr` and `ip route` at what is in the way, or change `link` in the configuration.")
 
     def _json(self, *words: str, strict: bool = True) -> list[dict[str, Any]]:
         try:

@@ -97,6 +97,25 @@ def make_plan(numbers: dict[str, Any], link: LinkConfig, device: str, name: str,
     return LinkPlan(device, kind, alias, numbers["mtu"], numbers["family"], tuple(steps), link.default_route == "replace", table)
 
 
+def beside(plan: LinkPlan, state: set[str]) -> LinkPlan:
+    """The plan with metrics that nobody else's routes to the same place have: a kernel keeps one route of a metric, whatever its device,
+    and two tunnels of one broker lead to the same end. state: keys of the kernel's routes."""
+    found = [key.rsplit(" ", 2) for key in state if key.startswith("route ") and " table " not in key]
+    taken = {(where, metric) for where, device, metric in found if device != plan.device}
+    return replace(plan, steps=tuple(_with_free_metric(step, taken, plan.replace) for step in plan.steps))
+
+
+def _with_free_metric(step: LinkStep, taken: set[tuple[str, str]], replacing: bool) -> LinkStep:
+    if not step.key.startswith("route ") or " table " in step.key or replacing and step.undo is not None:
+        return step
+    where, device, metric = step.key.rsplit(" ", 2)
+    free = int(metric)
+    while (where, str(free)) in taken:
+        free += 1
+    at = step.do.index("metric") + 1
+    return replace(step, key=f"{where} {device} {free}", do=(*step.do[:at], str(free), *step.do[at + 1:]))
+
+
 def own_table(device: str) -> int:
     """The routing table of a device: the same one at every start, another one for another tunnel."""
     return 46530000 + zlib.crc32(device.encode()) % 10000

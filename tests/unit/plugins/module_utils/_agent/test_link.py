@@ -371,6 +371,36 @@ def test_by_source_ipv4_has_a_table_of_its_own(kernel: FakeKernel, link: Link) -
     assert kernel.picture() == before
 
 
+def test_two_tunnels_of_one_broker_stand_beside_each_other(kernel: FakeKernel, link: Link, tmp_path: Path) -> None:
+    """They lead to the same end, and both want a default route of the same metric: a kernel has but one of each."""
+    before = kernel.picture()
+    kernel.tun("tsp0")
+    link.apply(plan_for(lease(prefix=None)))
+    alone = kernel.picture()
+    other = Link(kernel, str(tmp_path / "other.json"))
+    second = lease(prefix=None, ipv6="2001:db8:f::3")
+    plan = make_plan(tunnel_plan(second), LinkConfig(), "tsp1", "second")
+    kernel.tun("tsp1")
+    other.apply(plan)
+    assert other.apply(plan) == [], "what is there is found again"
+    found = {(route["dst"], route["metric"]) for route in kernel.routes if route["dev"] == "tsp1"}
+    assert found == {("2001:db8:f::1", 65), ("default", 2049)}
+    link.remove()
+    kernel.remove("tsp0")
+    other.apply(plan)
+    found = {(route["dst"], route["metric"]) for route in kernel.routes if route["dev"] == "tsp1"}
+    assert found == {("2001:db8:f::1", 64), ("default", 2048)}
+    kernel.tun("tsp0")
+    link.apply(plan_for(lease(prefix=None)))
+    other.remove()
+    kernel.remove("tsp1")
+    link.apply(plan_for(lease(prefix=None)))
+    assert kernel.picture() == alone
+    link.remove()
+    kernel.remove("tsp0")
+    assert kernel.picture() == before
+
+
 def test_a_native_route_of_the_same_metric_gets_its_place_back(kernel: FakeKernel, link: Link) -> None:
     kernel.routes[1].update(metric=1, gateway="fe80::1")
     before = kernel.picture()
