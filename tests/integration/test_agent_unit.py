@@ -51,8 +51,8 @@ def test_what_reads_the_network_has_next_to_no_rights(tmp_path: Path) -> None:
     test_it_reaches_what_the_agent_uses({}, "-/etc/ansible/facts.d", "yes", tmp_path)
     folder = tmp_path / "localhost/etc/systemd/system"
     for unit, most in (("tsp-agent-tsp.service", 2.0), ("tsp-apply-tsp.service", 5.0)):
-        done = subprocess.run(["systemd-analyze", "security", "--offline=true", "--no-pager", str(folder / unit)], capture_output=True, text=True,
-                              check=False)
+        done = subprocess.run(["systemd-analyze", "security", "--offline=true", "--no-pager", str(folder / unit)],
+                              capture_output=True, text=True, check=False)
         found = re.search(r"exposure level.*: ([0-9.]+)", done.stdout)
         assert found, done.stdout + done.stderr
         assert float(found.group(1)) <= most, done.stdout

@@ -66,22 +66,22 @@ def test_it_begins_as_its_manager_wants(repository: Path, name: str) -> None:
 RC_SUBR = """
 load_rc_config() { :; }
 run_rc_command() {
-	eval "echo enabled=\\$${rcvar}"
-	echo "pidfile=$pidfile"
-	echo "command=$command $command_args"
-	case $1 in
-	reload) if [ -n "$reload_cmd" ]; then $reload_cmd; else kill -HUP "$(cat "$pidfile")"; fi;;
-	esac
+    eval "echo enabled=\\$${rcvar}"
+    echo "pidfile=$pidfile"
+    echo "command=$command $command_args"
+    case $1 in
+    reload) if [ -n "$reload_cmd" ]; then $reload_cmd; else kill -HUP "$(cat "$pidfile")"; fi;;
+    esac
 }
 """
 OPENBSD = """
 rc_cmd() {
-	case $1 in
-	check) rc_check;;
-	start) echo "command=${daemon} ${daemon_flags}";;
-	stop) rc_check && rc_stop;;
-	reload) rc_check && rc_reload;;
-	esac
+    case $1 in
+    check) rc_check;;
+    start) echo "command=${daemon} ${daemon_flags}";;
+    stop) rc_check && rc_stop;;
+    reload) rc_check && rc_reload;;
+    esac
 }
 """
 

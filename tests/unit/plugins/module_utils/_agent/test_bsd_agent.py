@@ -72,9 +72,13 @@ def test_a_tunnel_over_udp_from_start_to_end(platform: str, tmp_path: Path) -> N
             ours, far = (socket.inet_pton(socket.AF_INET6, text) for text in (status["lease"]["client"]["ipv6"], "2001:db8:1::1"))
             for source in (ours, far):
                 device.sendto(system.header + b"\x60\0\0\0\0\0\x3b\x40" + source + far, str(tmp_path / "agent"))
-            until(lambda: (counted := read(tmp_path / "run/tsp.status.json")["counters"]) and sum(
-                value for key, value in counted.items() if key.startswith("dropped_out_")) == 1 and counted.get("packets_out"),
-                  "one packet is out, one is dropped", agent)
+
+            def one_each() -> bool:
+                counted = read(tmp_path / "run/tsp.status.json")["counters"]
+                dropped = sum(value for key, value in counted.items() if key.startswith("dropped_out_"))
+                return dropped == 1 and bool(counted.get("packets_out"))
+
+            until(one_each, "one packet is out, one is dropped", agent)
             agent.send_signal(signal.SIGTERM)
             said = agent.communicate(timeout=60)
             assert agent.returncode == 0, said
