@@ -21,7 +21,7 @@ GIVEN = {"agent_name": "tsp", "agent_request": {"mode": "v6v4"}, "agent_broker":
          "agent_auth_method": "anonymous", "agent_password_file_used": "",
          "agent_runtime_dir": "/run/tsp-tsp", "agent_lease_file": "/l", "agent_radvd_transactions": []}
 NOT_SAID = {"devices", "warnings", "options.source_port", "options.transcript", "options.moved", "options.last_server_file",
-            "options.broker_list_file", "options.identity", "name", "runtime_dir", "radvd", "options.brokers"}
+            "options.broker_list_file", "options.longest_delay", "options.identity", "name", "runtime_dir", "radvd", "options.brokers"}
 OTHER: dict[str, Any] = {
     "agent_device": "tsp9", "agent_request": {"mode": "v6udpv4"}, "agent_auth_method": "any", "agent_username": "alice",
     "agent_password_file_used": "PASSWORD", "agent_allow_plaintext": True, "agent_strict": True, "agent_server_key_policy": "accept_new",
