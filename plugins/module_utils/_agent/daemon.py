@@ -69,6 +69,23 @@ class Lock:
         os.close(self._fd)
 
 
+def held(path: str) -> bool:
+    """Whether an agent lives that has this pid file. One that we may not look at counts as an agent's."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+
+
 class Starter:
     """Who started us and waits to hear that we run: a parent process, systemd, or nobody."""
 

@@ -17,17 +17,20 @@ import importlib
 import logging
 import os
 import select
+import signal
 import socket
 import stat
 import struct
 import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from .._tsp.errors import LocalError, TspError
 from .applier.host import HostApplier, private_folder
 from .applier.serve import serve
 from .confine import confine, drop
+from .daemon import held
 from .settings import AgentConfig
 
 ROOT = ("", "root")
@@ -250,7 +253,27 @@ def apply_for(configs: Sequence[AgentConfig], make: Callable[[AgentConfig, loggi
     """Be the part with the rights, for an agent that waits in its folder; until it ends. Raises LocalError `agent_missing`."""
     for config in configs:
         private_folder(config)
-    path = configs[0].runtime_file("apply")
+    tunnels = {config.name: make(config, log) for config in configs}
+    signal.signal(signal.SIGTERM, _end)
+    try:
+        sock = _find_agent(configs[0].runtime_file("apply"))
+    except BaseException:
+        for config in configs:
+            if not held(config.runtime_file("pid")):  # no agent will come: what one before us left is nobody's
+                with contextlib.suppress(TspError):
+                    tunnels[config.name].recover()
+                tidy(config)
+        raise
+    serve(sock, tunnels, log)
+    for config in configs:
+        tidy(config)
+
+
+def _end(_number: int, _frame: Any) -> None:
+    raise SystemExit(0)
+
+
+def _find_agent(path: str) -> socket.socket:
     until = time.monotonic() + PATIENCE
     while True:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -259,16 +282,13 @@ def apply_for(configs: Sequence[AgentConfig], make: Callable[[AgentConfig, loggi
             # Whoever owns the folder is the agent: it lies where only root makes folders.
             if _peer(sock) != os.stat(os.path.dirname(path)).st_uid:
                 raise LocalError("agent_missing", f"{path} is not the agent's: another user listens there.", "Find out who made it.")
-            break
+            return sock
         except OSError as exc:
             sock.close()
             if time.monotonic() > until:
                 raise LocalError("agent_missing", f"No agent waits at {path}: {exc.strerror}.",
                                  "Start the agent's unit, which starts this one.") from None
             time.sleep(0.05)
-    serve(sock, {config.name: make(config, log) for config in configs}, log)
-    for config in configs:
-        tidy(config)
 
 
 def _peer(sock: socket.socket) -> int:
