@@ -50,7 +50,7 @@ def test_redirect_entries_become_brokers():
 
 
 @pytest.mark.parametrize(("name", "value"), [
-    ("brokers", "broker.example"), ("brokers", ("bad host",)), ("auth_method", "kerberos"), ("transports", "sctp"),
+    ("brokers", "broker.example"), ("brokers", ("bad host",)), ("auth_method", "kerberos"), ("transports", "sctp"), ("choose", "cheapest"),
     ("server_key_policy", "trust"), ("deadline", 0), ("deadline", -1), ("deadline", float("nan")), ("deadline", float("inf")),
     ("min_interval", -1), ("min_interval", float("nan")), ("source_port", 0), ("source_port", 70000), ("source_address", "localhost"),
     ("source_interface", "a/b"), ("source_interface", "x" * 16), ("source_interface", ""), ("server_key", "%%"), ("server_key", "AAAA"),
