@@ -27,6 +27,8 @@ from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.errors impor
 MODULE = "tunnelbroker.tsp.apply_config"
 AGAIN = 1.0
 """Seconds between two attempts to come back."""
+OTHER_CONTENT = {"content", "src", "checksum", "edit"}
+"""What cannot go with secret_content, as the module says."""
 UNPROVED = {"proved": False, "target": None, "rtt_ms": None, "sent": 0, "received": 0}
 
 
@@ -104,7 +106,8 @@ class ActionModule(ActionBase):
                              "Look at the variables that it uses.") from None
 
     def _ask(self, args: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
-        answer: dict[str, Any] = self._execute_module(module_name=MODULE, module_args=args, task_vars=task_vars)
+        answer: dict[str, Any] = self._execute_module(module_name=MODULE, module_args=_secrets_apart(args),
+                                                      task_vars=task_vars)
         return answer
 
     def _confirm(self, answer: dict[str, Any], args: dict[str, Any], seconds: float, task_vars: dict[str, Any] | None) -> dict[str, Any]:
@@ -172,6 +175,20 @@ class ActionModule(ActionBase):
         self._fixup_perms2([folder, *there.values()])
         return [{**item, "src": there[str(item["path"])]} if isinstance(item, dict) and str(item.get("path")) in there else item
                 for item in files]
+
+
+def _secrets_apart(args: dict[str, Any]) -> dict[str, Any]:
+    """The arguments with secret_content in an option of its own. A host's log gets the arguments of each module that runs there, less the
+    options that are secret as a whole; of the others it gets a form in which a secret inside is no longer recognized."""
+    given = args.get("files")
+    if not isinstance(given, list):
+        return args
+    files, secrets = list(given), {}
+    for number, item in enumerate(files):
+        if isinstance(item, dict) and item.get("secret_content") is not None and not OTHER_CONTENT & set(item):
+            secrets[str(number)] = item["secret_content"]
+            files[number] = {key: value for key, value in item.items() if key != "secret_content"}
+    return {**args, "files": files, "secrets": secrets} if secrets else args
 
 
 def _seconds(given: Any) -> float:

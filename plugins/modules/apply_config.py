@@ -112,6 +112,9 @@ options:
         type: list
         elements: str
         choices: [systemd, none, rc_subr, rcctl, rc_d, launchd]
+  secrets:
+    description: What O(files) have as C(secret_content), by number. The action plugin sets it, so that no log of the host has it.
+    type: dict
   absent_files:
     description: Files that must not be there. In diff mode the content of one that only its owner could read is not shown.
     type: list

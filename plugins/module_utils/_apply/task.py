@@ -77,6 +77,7 @@ SPEC: dict[str, Any] = {
         "only_with": {"type": "list", "elements": "str", "choices": list(MANAGERS[1:])},
     }, "mutually_exclusive": [("content", "src", "secret_content", "template"), ("content", "checksum", "secret_content"),
                               ("edit", "src", "secret_content"), ("edit", "checksum")]},
+    "secrets": {"type": "dict", "no_log": True},
     "absent_files": {"type": "list", "elements": "path", "default": []},
     "directories": {"type": "list", "elements": "dict", "default": [], "options": {
         "path": {"type": "path", "required": True},
@@ -128,7 +129,7 @@ def run(params: dict[str, Any], *, check_mode: bool = False, runner: Runner | No
     service, probe = _service(params["service"]), params["probe"]
     kind = None if service is None else manager_for(service, runner).kind
     edits = tuple(_edit(item, present) for item in params["files"] if item.get("edit"))
-    files = [_file(item, present, runner, need) for item in params["files"]
+    files = [_file(item, present, runner, need) for item in _with_secrets(params["files"], params.get("secrets") or {})
              if not item.get("edit") and (not present or not item.get("only_with") or kind in item["only_with"])]
     files += [FileChange(path, None) for path in params["absent_files"]]
     confirming = params["confirm_phase"] == "confirm" and not check_mode
@@ -186,6 +187,11 @@ def _edit(item: dict[str, Any], present: bool) -> FileEdit:
     if present and item.get("content") is not None:
         options["content"] = item["content"]
     return FileEdit(item["path"], editor, options, _mode(item["mode"], item["path"]), item.get("owner"), item.get("group"))
+
+
+def _with_secrets(files: Sequence[dict[str, Any]], secrets: dict[str, str]) -> list[dict[str, Any]]:
+    """The files with what came apart from them, by their number."""
+    return [{**item, "secret_content": secrets[str(number)]} if str(number) in secrets else item for number, item in enumerate(files)]
 
 
 def _file(item: dict[str, Any], present: bool, runner: Runner, need: list[str]) -> FileChange:

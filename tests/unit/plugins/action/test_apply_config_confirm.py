@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -28,7 +29,7 @@ class Connection(MagicMock):
 
 
 def run(monkeypatch: pytest.MonkeyPatch, answers: list[Any], timeout: Any = 60,
-        check: bool = False) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        check: bool = False, files: Sequence[dict[str, Any]] = ()) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """What the plugin returns, and the arguments of each call of the module, which answers so (an error: it is raised). The last answer
     is given for ever, while the clock goes on."""
     now = [0.0]
@@ -49,7 +50,7 @@ def run(monkeypatch: pytest.MonkeyPatch, answers: list[Any], timeout: Any = 60,
     monkeypatch.setattr(apply_config.ActionModule, "_execute_module", execute)
     monkeypatch.setattr(apply_config.time, "sleep", sleep)
     monkeypatch.setattr(apply_config.time, "monotonic", lambda: now[0])
-    task = MagicMock(check_mode=check, async_val=0, args={"name": "t", "confirm_timeout": timeout, "files": []})
+    task = MagicMock(check_mode=check, async_val=0, args={"name": "t", "confirm_timeout": timeout, "files": list(files)})
     plugin = apply_config.ActionModule(task, Connection(), MagicMock(), MagicMock(), MagicMock(), MagicMock())
     return plugin.run(task_vars={}), asked
 
@@ -99,3 +100,17 @@ def test_a_host_that_was_never_reached_is_unreachable(monkeypatch: pytest.Monkey
 def test_without_a_timer_a_lost_connection_is_just_that(monkeypatch: pytest.MonkeyPatch, timeout: Any, check: bool) -> None:
     with pytest.raises(AnsibleConnectionFailure, match="^the connection broke$"):
         run(monkeypatch, [LOST], timeout, check)
+
+
+def test_secrets_travel_in_an_option_that_no_host_logs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a character at its end that a log would show in another form, Ansible does not find the secret there any more."""
+    files = [{"path": "/etc/a", "content": "one"}, {"path": "/etc/s", "secret_content": "swordfish\n", "mode": "0600"}]
+    _result, asked = run(monkeypatch, [{**DONE, "unconfirmed": 60.0}, CONFIRMED], files=files)
+    assert len(asked) == 2
+    for call in asked:
+        assert call["files"] == [files[0], {"path": "/etc/s", "mode": "0600"}] and call["secrets"] == {"1": "swordfish\n"}
+
+
+def test_a_file_with_two_contents_is_left_for_the_module_to_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [{"path": "/etc/a", "content": "one", "secret_content": "two"}]
+    assert run(monkeypatch, [DONE], files=files)[1][0]["files"] == files

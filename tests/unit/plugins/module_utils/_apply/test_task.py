@@ -51,6 +51,16 @@ def test_files_and_nothing_else() -> None:
     assert run({**wanted, "state": "absent"}, runner=host, prober=alive)["changed"] is False
 
 
+def test_a_secret_that_comes_apart_from_its_file() -> None:
+    """As the action plugin sends it: an option that is secret as a whole is in no log."""
+    host = FakeRunner()
+    wanted = params(files=[{"path": "/etc/a", "content": "one\n"}, {"path": "/etc/s", "mode": "0600"}], secrets={"1": "swordfish\n"})
+    done = run(wanted, runner=host, prober=alive)
+    assert host.files["/etc/s"].content == b"swordfish\n" and host.files["/etc/a"].content == b"one\n"
+    assert "swordfish" not in json.dumps(done) and "(secret, changed)" in json.dumps(done["diff"])
+    assert SPEC["secrets"]["no_log"] is True
+
+
 def test_a_file_of_the_controller_is_asked_for_only_when_it_differs() -> None:
     host = FakeRunner()
     first = params(files=[{"path": "/etc/a", "checksum": sha(b"new")}, {"path": "/etc/b", "content": "b"}])
