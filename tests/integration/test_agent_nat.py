@@ -11,7 +11,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from ansible_collections.tunnelbroker.tsp.tests.integration._agent_net import Net, Stream, wait_for
+from ansible_collections.tunnelbroker.tsp.tests.integration._agent_net import PASSWORD, Net, Stream, wait_for
+from ansible_collections.tunnelbroker.tsp.tests.interop.tsps_like import OUTER, OWN, TspsLike
 from ansible_collections.tunnelbroker.tsp.tests.lab import Lab
 from ansible_collections.tunnelbroker.tsp.tests.lab.namespace import Namespace
 
@@ -129,3 +130,28 @@ def test_stopped_for_a_while_as_in_a_suspended_computer(net: Net) -> None:
             assert ping(net.broker, agent.address)
         finally:
             move(net, "192.0.2.22", "192.0.2.20")
+
+
+def test_it_finds_out_how_long_the_nat_remembers(net: Net) -> None:
+    """With a server that follows nobody to another port. What is found is told, kept, and enough from then on."""
+    space = net.lab.namespace("tsps")
+    net.internet.attach(space, "eth0", f"{OUTER}/24")
+    settings = {"broker": {"brokers": [OUTER]}, "request": {"host_type": "host", "prefix_length": None, "keepalive_interval": 30},
+                "link": {"lan_interfaces": []}, "keepalive": {"probe_nat": True}, "lease_file": "/tmp/probe/tsp.fact"}
+    net.nat.set_udp_timeout(5)
+    try:
+        with TspsLike(space.network, passwords={"alice": PASSWORD}) as server, net.agent(**settings) as agent:
+            agent.wait_up()
+            nat = wait_for("it is found", lambda: (s := agent.status().get("nat") or {}).get("lifetime") and s, 300)
+            assert 3 <= nat["lifetime"] <= 6 and nat["behind"] is True
+            agent.said("The NAT forgets the tunnel after")
+            asked = agent.wait_up()["negotiations"]
+            began = time.monotonic()
+            wait_for("three times the NAT's memory has passed", lambda: time.monotonic() - began > 15)
+            assert agent.wait_up()["negotiations"] == asked, "pinged in time, the tunnel stays"
+            assert agent.end() == 0
+            agent.process = agent.start()
+            assert agent.wait_up()["nat"]["lifetime"] == nat["lifetime"], "known from the start"
+            assert ping(agent.host, str(OWN)) and server.established()
+    finally:
+        net.nat.set_udp_timeout(FORGETS)
