@@ -5,8 +5,9 @@
 """The agent as a program, in namespaces of this computer: a host behind a NAT, and the collection's broker.
 
 `agent_rss_mib`: memory of an agent that keeps one idle v6udpv4 tunnel, after a minute: what its two processes hold together, memory that
-they share counted once (the sum of Pss in /proc/PID/smaps_rollup). `agent_rss_network_mib`, `agent_rss_applier_mib`: resident memory of
-each, all that it has mapped counted in full. `agent_one_process_mib`: resident memory where one process does both (`user: root`).
+they share counted once, and what they have mapped of Python and its libraries counted in full although others may have it mapped, too.
+`agent_rss_network_mib`, `agent_rss_applier_mib`: resident memory of each as ps shows it. `agent_one_process_mib`: resident memory where one
+process does both (`user: root`). The Python is the system's, started as by the units, where there is one (/usr/bin/python3).
 `agent_cpu_percent`: processor time of all its processes in that minute, in percent of one processor.
 
 `agent_100_rss_mib`, `agent_100_cpu_percent`: the same of one agent that keeps a hundred idle tunnels; processor time for each of them.
@@ -41,6 +42,7 @@ IDLE = 60.0
 ROUNDS = 5
 TUNNELS = 100
 STATUS = "run/tsp-tsp/tsp.status.json"
+PROGRAM = "/usr/local/bin/tsp-agent.pyz"
 HOLE = "192.0.2.99"
 
 
@@ -67,13 +69,15 @@ def status(net: Net, name: str = STATUS) -> dict[str, Any]:
     return found
 
 
-def memory(net: Net, pid: str) -> tuple[float, float]:
-    """(Pss, Rss) in MiB."""
+def memory(net: Net, pid: str) -> tuple[float, float, float]:
+    """MiB of a process: its share of what it wrote, what it has mapped of files, all that is resident."""
     found = {}
-    for line in (files(net) / f"proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()[1:]:
-        words = line.split()
-        found[words[0]] = int(words[1]) / 1024
-    return found["Pss:"], found["Rss:"]
+    for name in ("smaps_rollup", "status"):
+        for line in (files(net) / f"proc/{pid}/{name}").read_text(encoding="ascii").splitlines():
+            words = line.split()
+            if len(words) == 3 and words[2] == "kB":
+                found[words[0]] = int(words[1]) / 1024
+    return found["Pss_Anon:"], found["RssFile:"], found["VmRSS:"]
 
 
 def processor(net: Net, pids: list[str]) -> float:
@@ -92,19 +96,28 @@ def up(net: Net, name: str = STATUS) -> bool:
 
 
 def idle(net: Net, agent: Agent) -> tuple[float, list[float], float]:
-    """(Pss of all processes, Rss of each, the largest last, percent of a processor) over and after IDLE seconds."""
+    """(MiB of all processes together, of each as ps shows it, the largest last, percent of a processor) over and after IDLE seconds."""
     pids = agent.pids()
     before, began = processor(net, pids), time.monotonic()
     time.sleep(IDLE)
     used = (processor(net, pids) - before) / (time.monotonic() - began) * 100
     held = [memory(net, pid) for pid in pids]
-    return sum(pss for pss, _rss in held), sorted(rss for _pss, rss in held), used
+    return sum(own for own, _file, _all in held) + max(file for _own, file, _all in held), sorted(every for *_, every in held), used
+
+
+def as_installed(net: Net) -> None:
+    """The program where everybody may read it, and the Python of the system."""
+    net.host.run("install", "-m", "755", str(net.program), PROGRAM)
+    net.program = Path(PROGRAM)
+    if os.access("/usr/bin/python3", os.X_OK):
+        net.python = ["/usr/bin/python3", "-B", "-E", "-s"]
 
 
 def one_tunnel() -> dict[str, float]:
     out: dict[str, float] = {}
     with Lab("bench-agent") as lab:
         net = Net(lab, keepalive=30)
+        as_installed(net)
         net.start_broker()
         usual: dict[str, Any] = {"log_level": "info", "request": {"keepalive_interval": 30}}
         with net.agent(user="nobody", **usual) as agent:
@@ -114,7 +127,7 @@ def one_tunnel() -> dict[str, float]:
         with net.agent(**usual) as agent:
             until(lambda: up(net), "the tunnel")
             time.sleep(10)
-            out["agent_one_process_mib"] = max(memory(net, pid)[1] for pid in agent.pids())
+            out["agent_one_process_mib"] = max(memory(net, pid)[2] for pid in agent.pids())
     return out
 
 
@@ -167,6 +180,7 @@ def account(user: str) -> dict[str, str]:
 def many() -> dict[str, float]:
     with Lab("bench-agent-many") as lab:
         net = Net(lab, keepalive=30)
+        as_installed(net)
         users = [f"user{number}" for number in range(TUNNELS)]
         net.brokers[0].start(accounts=[account(user) for user in users], log={"level": "info", "format": "text"})
         net.host.run("sh", "-c", "mkdir -p /etc/tsp/many && umask 077 && cat > /etc/tsp/tsp.secret", input=PASSWORD + "\n")

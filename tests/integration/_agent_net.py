@@ -119,6 +119,7 @@ class Net:
         self.nat = lab.nat(self.nat_host, "lan", "wan", udp_timeout=udp_timeout)
         self.program = lab.folder / "tsp-agent.pyz"
         build(AGENT, self.program)
+        self.python = [sys.executable]
         self.folder = lab.folder
 
     def start_broker(self) -> None:
@@ -161,7 +162,7 @@ class Agent:
     def start(self, *before: str) -> subprocess.Popen[Any]:
         """before: words in front of the command, as `env PATH=…`."""
         self.host.run("rm", "-f", f"{self.config['runtime_dir']}/tsp.status.json")  # a killed agent leaves its last one
-        return self.host.popen(*before, sys.executable, str(self.net.program), "--config", self._config_path, "--foreground",
+        return self.host.popen(*before, *self.net.python, str(self.net.program), "--config", self._config_path, "--foreground",
                                label="agent")
 
     def kill(self) -> None:
