@@ -107,10 +107,21 @@ def _locked(folder: str) -> Iterator[None]:
 def read_text(path: str) -> str:
     """The whole file; undecodable bytes are kept (surrogateescape), write_private takes them back.
 
-    Raises OSError, also when it is too large to be ours.
+    Raises OSError, also when it is too large to be ours, or when somebody else's folder leads root elsewhere by it.
     """
-    with open(path, encoding="utf-8", errors="surrogateescape") as stream:
+    with open(_opened(path), encoding="utf-8", errors="surrogateescape") as stream:
         text = stream.read(LARGEST + 1)
     if len(text) > LARGEST:
         raise OSError(f"{path} is larger than {LARGEST} bytes")
     return text
+
+
+def _opened(path: str) -> int:
+    """A descriptor to read from. What root reads is written again for the owner of the folder (an agent without rights): in such a folder
+    a link, of either kind, could have us hand over what its owner may not read."""
+    foreign = os.geteuid() == 0 and os.stat(os.path.dirname(os.path.abspath(path))).st_uid != 0
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (os.O_NOFOLLOW if foreign else 0))
+    if foreign and os.fstat(handle).st_nlink > 1:
+        os.close(handle)
+        raise OSError(errno.EMLINK, os.strerror(errno.EMLINK), path)
+    return handle

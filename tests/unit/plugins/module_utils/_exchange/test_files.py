@@ -212,3 +212,28 @@ def test_an_old_clients_own_files_keep_their_place_and_their_form(tmp_path):
     assert (tmp_path / "gw6c" / "my-list.txt").read_text() == "a.example\n192.0.2.7:3654\n"
     assert os.listdir(tmp_path) == ["gw6c"]
     assert saved.last_server() == b and saved.broker_list([a]) == [a, b]
+
+
+@pytest.mark.parametrize("lead", [os.symlink, os.link])
+def test_root_is_led_nowhere_by_the_folder_of_somebody_else(tmp_path, monkeypatch, lead):
+    """What is read is written again for the owner of the folder, who may not be meant to see it."""
+    folder, secret = tmp_path / "agent", tmp_path / "shadow"
+    folder.mkdir()
+    secret.write_text("root:hash\n")
+    lead(secret, folder / "keys")
+    whole, owner = os.stat, 0
+
+    def owned(path, **more):
+        found = list(whole(path, **more))
+        if os.fspath(path) == str(folder):
+            found[4] = owner
+        return os.stat_result(found)
+
+    monkeypatch.setattr(files.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(files.os, "stat", owned)
+    assert files.read_text(str(folder / "keys")) == "root:hash\n", "root's own links are root's business"
+    owner = 64719
+    for use in (files.read_text, lambda path: files.change_private(path, lambda text: text + "more\n")):
+        with pytest.raises(OSError):
+            use(str(folder / "keys"))
+    assert secret.read_text() == "root:hash\n"
