@@ -45,6 +45,7 @@ integration: $(TEST)/.stamp | packages ## the integration targets by ansible-tes
 lab: build/venv-molecule/.stamp $(TEST)/.stamp | packages-vm ## the molecule scenarios on virtual machines (SCENARIOS="nat_host …": some; short: what CI runs), and all tunnels of all backends
 	build/venv-molecule/bin/python -m tests.lab molecule $(SCENARIOS)
 	$(if $(SCENARIOS),,TSP_MACHINES=whole $(TEST)/bin/python -m pytest -q -n 0 tests/machines/test_backends.py)
+	$(if $(SCENARIOS),,TSP_KILLS=whole $(TEST)/bin/python -m pytest -q -n 0 tests/integration/test_agent_kill.py)
 
 bench: $(TEST)/.stamp ## measure; writes build/bench.json
 	$(TEST)/bin/python benchmarks/run.py
