@@ -123,6 +123,8 @@ def test_two_units_as_systemd_starts_them(net: Net) -> None:
         agent.wait_up()
         assert ping(host, "2001:db8:f::1")
         assert host.run("ls", "/run/tsp-tsp").stdout.split() == ["tsp.pid", "tsp.status.json"]
+        end_waiting(first, "second")
+        assert ping(host, "2001:db8:f::1"), "beside an agent that lives another one touches nothing"
         reader.terminate()
         assert reader.wait(60) == 0, host.log_path("reader").read_text()
         assert changer.wait(60) == 0, host.log_path("changer").read_text()
@@ -132,6 +134,38 @@ def test_two_units_as_systemd_starts_them(net: Net) -> None:
         for process in (reader, changer):
             process.kill()
             process.wait(30)
+
+
+def test_what_a_killed_agent_and_its_other_part_left_is_taken_away_without_one(net: Net) -> None:
+    """As when systemd has started the part with the rights again, and then both are to stop."""
+    with net.agent(user="root") as agent:
+        agent.wait_up()
+        assert agent.end() == 0
+        before = picture(agent)
+        agent.process = agent.start()
+        agent.wait_up()
+        agent.host.run("kill", "-9", *agent.pids())
+        wait_for("no process is left", lambda: not agent.pids())
+        assert picture(agent) != before
+        end_waiting(agent, "lonely")
+        assert picture(agent) == before
+
+
+def end_waiting(agent: Agent, label: str) -> None:
+    """Start one more part with the rights, for which no agent waits, and end it when it looks for one."""
+    others = agent.pids()
+    process = agent.host.popen(PYTHON, str(agent.net.program), "--config", "/etc/tsp/tsp.json", "--apply", label=label)
+
+    def looks() -> bool:
+        new = [pid for pid in agent.pids() if pid not in others]
+        return bool(new) and bool(int(facts(agent, new[0])["SigCgt"], 16) >> 14 & 1)  # SIGTERM
+    try:
+        wait_for("it looks for an agent", looks)
+        process.terminate()
+        assert process.wait(60) == 0, agent.host.log_path(label).read_text()
+    finally:
+        process.kill()
+        process.wait(30)
 
 
 class _Seen(Agent):
