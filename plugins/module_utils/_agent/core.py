@@ -314,10 +314,10 @@ class Agent:
         """A lease was granted: keep it, and make it the tunnel. Raises TspError."""
         for warning in warnings:
             self._log.warning("%s", warning)
-        before = self.lease
-        if before is not None and before.grant.client.ipv6 != lease.grant.client.ipv6:
-            self._log.log(NOTICE, "the broker granted other addresses than before: %s instead of %s",
-                          lease.grant.inner_address(lease.grant.client), before.grant.inner_address(before.grant.client))
+        now = lease.grant.inner_address(lease.grant.client)
+        before = None if self.lease is None else self.lease.grant.inner_address(self.lease.grant.client)
+        if before is not None and before != now:
+            self._log.log(NOTICE, "the broker granted other addresses than before: %s instead of %s", now, before)
         await self._store(lease)
         self.lease = lease
         await self._up(lease, sock)
@@ -337,7 +337,7 @@ class Agent:
         if self._probe is not None and self._probe.found:
             interval = self._probe.interval or interval
         before = self.keepalive
-        self.keepalive = Keepalive(interval or UNWATCHED_INTERVAL, now, self._jitter, config.keepalive.misses if watched else 1 << 30,
+        self.keepalive = Keepalive(interval or UNWATCHED_INTERVAL, now, self._jitter, config.keepalive.misses if watched else None,
                                    idle_test=self._probe)
         if before is not None and before.last_rtt is not None and self.state == "proving":
             self.keepalive.last_rtt, self.keepalive.last_reply = before.last_rtt, before.last_reply

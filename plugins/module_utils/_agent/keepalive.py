@@ -30,6 +30,8 @@ FIRST = 5.0
 SECOND_GROWTH, LEAST_GROWTH, MOST_GROWTH = 1.6, 1.40, 1.79
 FULL = 0.75
 """Share of the interval from which on the pause grows no more. A fleet must not ping in step, so it is anything between this and 1."""
+MOST_PENDING = 128
+"""Pings whose answers are still taken."""
 NO_GROWTH_AFTER = 2
 """Misses in a row after which the next pause is no longer than the last one."""
 
@@ -81,10 +83,11 @@ def interval_for(grant: Grant, longest: float | None = None, nat: bool = False) 
 class Keepalive:
     """One tunnel's keepalive. Times are monotonic seconds; jitter() gives a number in [0, 1).
 
-    misses: pings without an answer that make a loss. wait: seconds for each. idle_test: sets the pauses while it wants to know something.
+    misses: pings without an answer that make a loss, None: nothing does, and a broker's end that never answers is pinged once an interval.
+    wait: seconds for each. idle_test: sets the pauses while it wants to know something.
     """
 
-    def __init__(self, interval: float, now: float, jitter: Callable[[], float], misses: int = MISSES, wait: float | None = None,
+    def __init__(self, interval: float, now: float, jitter: Callable[[], float], misses: int | None = MISSES, wait: float | None = None,
                  idle_test: IdleTest | None = None) -> None:
         self.interval = interval
         self.misses_allowed = misses
@@ -151,7 +154,7 @@ class Keepalive:
         if self._waiting:
             self.missed += 1
             self._waiting = False
-            if self.missed >= self.misses_allowed:
+            if self.misses_allowed is not None and self.missed >= self.misses_allowed:
                 self._lost = True
                 self._tell_test(False)
                 return Lost()
@@ -163,9 +166,12 @@ class Keepalive:
                 return None
         self._sequence = (self._sequence + 1) & 0xFFFF
         self._pending[self._sequence] = now
+        if len(self._pending) > MOST_PENDING:
+            del self._pending[next(iter(self._pending))]
         self._waiting = True
         self._sent = self._received = False
-        self._due = now + (min(self.wait, HURRIED_WAIT) if self._hurried else self.wait)
+        wait = min(self.wait, HURRIED_WAIT) if self._hurried else self.wait
+        self._due = now + (self.interval if self.misses_allowed is None and self.missed >= MISSES else wait)
         return Ping(self._sequence)
 
     def reply(self, sequence: int, now: float) -> float | None:

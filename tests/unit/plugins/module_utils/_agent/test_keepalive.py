@@ -57,6 +57,16 @@ def test_never_longer_than_the_interval_however_short() -> None:
     assert all(pause <= 3 for pause in answered(make(3, 0.999), 9))
 
 
+def test_where_nothing_follows_from_silence_it_costs_little() -> None:
+    """The broker wants no keepalive, and its end answers none: an idle host is not to be woken all the time, nor to remember every ping."""
+    keepalive = Keepalive(60, 100.0, lambda: 0.0, misses=None)
+    pings = drive(keepalive, 100.0 + 86400)
+    assert 1430 <= len(pings) <= 1450 and not keepalive.lost
+    assert keepalive.reply(1, 86500.0) is None, "of a day ago"
+    assert keepalive.reply(pings[-1][1].sequence, 86500.5) is not None  # type: ignore[attr-defined]
+    assert keepalive.missed == 0
+
+
 def test_a_fleet_does_not_ping_in_step() -> None:
     assert len({round(answered(make(30, jitter / 10), 9)[-1], 3) for jitter in range(10)}) == 10
 
