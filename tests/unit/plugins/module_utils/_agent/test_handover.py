@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,15 +22,16 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give f
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Path:
-    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        folder.chmod(0o755)
-    made = tmp_path / "gw6c"
-    made.mkdir()
-    (made / "gw6c.conf").write_text("server=b.example\nuserid=alice\npasswd=secret\nlog_file=2\nlog_rotation_size=16\n")
-    (made / "gw6c.conf").chmod(0o600)
-    (made / "precious").write_text("x")
-    return made
+def home() -> Iterator[Path]:
+    """Not below pytest's own folder, which is root's alone."""
+    with tempfile.TemporaryDirectory(prefix="tsp-handover-") as folder:
+        os.chmod(folder, 0o755)
+        made = Path(folder) / "gw6c"
+        made.mkdir()
+        (made / "gw6c.conf").write_text("server=b.example\nuserid=alice\npasswd=secret\nlog_file=2\nlog_rotation_size=16\n")
+        (made / "gw6c.conf").chmod(0o600)
+        (made / "precious").write_text("x")
+        yield made
 
 
 def test_the_files_alone(home: Path, tmp_path: Path) -> None:
