@@ -60,8 +60,8 @@ class Channel:
             finally:
                 wire.close(descriptors)
             answer, found = await self._waiting
-        for level, line in answer.get("log", ()):
-            self._log.log(int(level), "%s", line)
+        for level, line, tunnel in answer.get("log", ()):
+            (self._log.getChild(tunnel) if tunnel else self._log).log(int(level), "%s", line)
         if "error" in answer:
             wire.close(found)
             raise wire.error_from(answer["error"])

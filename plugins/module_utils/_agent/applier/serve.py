@@ -29,7 +29,7 @@ def serve(sock: socket.socket, tunnels: dict[str, HostApplier], log: logging.Log
     """
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    kept = _Kept()
+    kept = _Kept(log.name)
     others, log.handlers, log.propagate = log.handlers, [kept], False  # two processes are not to write one log
     try:
         while True:
@@ -52,11 +52,12 @@ def serve(sock: socket.socket, tunnels: dict[str, HostApplier], log: logging.Log
 
 
 class _Kept(logging.Handler):
-    """What is logged meanwhile, for the other side to log."""
+    """What is logged meanwhile, for the other side to log: level, text, and of which tunnel it is, as the name of its logger ends."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
         super().__init__()
-        self._lines: list[tuple[int, str]] = []
+        self._name = name
+        self._lines: list[tuple[int, str, str]] = []
         self._room = MOST_LOGGED
         self._left_out = 0
 
@@ -66,11 +67,11 @@ class _Kept(logging.Handler):
             self._left_out += 1
         else:
             self._room -= len(text) + 1
-            self._lines.append((record.levelno, text))
+            self._lines.append((record.levelno, text, record.name[len(self._name) + 1:]))
 
-    def lines(self) -> list[tuple[int, str]]:
+    def lines(self) -> list[tuple[int, str, str]]:
         if self._left_out:
-            self._lines.append((logging.WARNING, f"{self._left_out} lines more were left out of the log"))
+            self._lines.append((logging.WARNING, f"{self._left_out} lines more were left out of the log", ""))
         lines, self._lines, self._room, self._left_out = self._lines, [], MOST_LOGGED, 0
         return lines
 

@@ -257,7 +257,7 @@ def test_a_program_that_talks_without_an_end_does_not_end_the_agent(stage: Stage
     def hook(_config: AgentConfig, _lease: Lease, operation: str, log: logging.Logger) -> None:
         if operation == CREATION:
             for number in range(20000):
-                log.info("%05d \1%s", number, "\1" * 60)
+                log.getChild("tsp").info("%05d \1%s", number, "\1" * 60)
     stage.hook = hook  # type: ignore[method-assign]
 
     async def act(applier: RemoteApplier, _sock: socket.socket) -> None:
@@ -265,7 +265,8 @@ def test_a_program_that_talks_without_an_end_does_not_end_the_agent(stage: Stage
         assert await applier.load() is None, "the next question is answered as well"
     with caplog.at_level(logging.DEBUG):
         stage.play(act)
-    assert any(record.getMessage().startswith("00000 ") for record in caplog.records)
+    told = [record for record in caplog.records if record.getMessage().startswith("00000 ") and record.name.startswith("asks-")]
+    assert [record.name for record in told] == [f"{stage.ours.name}.tsp"], "of which tunnel it is, is told as well"
     assert any("lines more were left out" in record.getMessage() for record in caplog.records)
 
 
