@@ -225,5 +225,14 @@ def _beside(configs: Sequence[AgentConfig]) -> tuple[AgentConfig, ...]:
         if differs:
             said = f"{', '.join(differs)}: one process has one; that of {out[0].name} counts."
             config = replace(config, warnings=(*config.warnings, said))
+        config = replace(config, warnings=(*config.warnings, *_shared_account(config, out)))
         out.append(config)
     return tuple(out)
+
+
+def _shared_account(config: AgentConfig, others: Sequence[AgentConfig]) -> list[str]:
+    """A broker gives the same user the same tunnel again, wherever the last one is."""
+    asked, user = set(config.options.broker_list), config.options.username
+    return [f"broker.username: {user} asks {', '.join(sorted(map(str, both)))} for tunnel {other.name} as well. Most brokers give a user "
+            "one tunnel, which the two take from each other; give each an account of its own."
+            for other in others if user and other.options.username == user and (both := asked & set(other.options.broker_list))]

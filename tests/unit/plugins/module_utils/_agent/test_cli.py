@@ -54,6 +54,16 @@ def test_several_tunnels(tmp_path: Path) -> None:
             "log, metrics: one process has one; that of one counts.")
         assert [config.link.metric for config in configs] == [2048, 2049], "a kernel has one route of a kind with a metric"
     assert "Two tunnels have the name one" in failed("--config", first, "--config", new(tmp_path / "3.json", "one", "tsp3"), code=1)
+    (tmp_path / "secret").write_text("sword\n")
+    (tmp_path / "secret").chmod(0o600)
+
+    def owned(number: int, user: str, broker: str) -> str:
+        return new(tmp_path / f"{number}.json", f"n{number}", f"tsp{number}", broker={
+            "brokers": ["b.example", broker], "username": user, "password_file": str(tmp_path / "secret")},
+            link={"default_route": "none"})
+    assert not parse("--config", owned(3, "alice", "x.example"), "--config", owned(4, "bob", "x.example")).configs[1].warnings
+    said = parse("--config", owned(3, "alice", "x.example"), "--config", owned(4, "alice", "y.example")).configs[1].warnings
+    assert len(said) == 1 and said[0].startswith("broker.username: alice asks b.example for tunnel n3 as well.")
     shared = new(tmp_path / "3.json", "three", "tsp3", lease_file=f"{tmp_path}/one")
     other = new(tmp_path / "4.json", "four", "tsp4", lease_file=f"{tmp_path}/one")
     assert f"Two tunnels have the lease_file {tmp_path}/one" in failed("--config", shared, "--config", other, code=1)
