@@ -19,7 +19,7 @@ from ansible_collections.tunnelbroker.tsp.tests.lab.vm.site import BROKER, Site
 AGENT, APPLY = "tsp-agent-tsp.service", "tsp-apply-tsp.service"
 PROGRAM, STATUS, LEASE = "/usr/local/lib/tsp/tsp/tsp-agent.pyz", "/run/tsp-tsp/tsp.status.json", "/etc/ansible/facts.d/tsp.fact"
 HOOK = "/opt/told"
-TOLD = "/root/told"
+TOLD = "/opt/told.log"
 HOOK_TEXT = f"#!/bin/sh\n{{ echo \"$TSP_OPERATION\"; tr -d '\\n'; echo; }} >>{TOLD}\n"
 PICTURE = r"""
 find /etc /usr/local /opt /root /var/lib /var/cache /run -xdev ! -type s ! -type p -printf '%y %m %u:%g %p %l\n' | sed '

@@ -66,16 +66,16 @@ def test_neither_part_can_do_more_than_it_must(installed: World) -> None:
 
 def test_nobody_else_learns_the_password(installed: World) -> None:
     # From a file, since the words of a command are among what is searched.
-    installed.host.run("umask 077; mkdir /root/sought; cat >/root/sought/password", input=installed.password + "\n")
-    here = "grep -aqF -f /root/sought/password"
+    installed.host.run("umask 077; mkdir /opt/sought; cat >/opt/sought/password", input=installed.password + "\n")
+    here = "grep -aqF -f /opt/sought/password"
     assert installed.host.run(f"{here} /etc/tsp/tsp.secret").returncode == 0, "the search finds it where it is"
     found = installed.host.run("find / -xdev -type f -perm -o=r ! -path '/proc/*' ! -path '/sys/*' -size -64k -newer /lab/unpacked "
-                               "-exec grep -lF -f /root/sought/password {} +; "
-                               "find /run /tmp -type f -perm -o=r -exec grep -lF -f /root/sought/password {} +; "
+                               "-exec grep -lF -f /opt/sought/password {} +; "
+                               "find /run /tmp -type f -perm -o=r -exec grep -lF -f /opt/sought/password {} +; "
                                f"for pid in {installed.pid(AGENT)} {installed.pid(APPLY)}; do "
-                               "grep -alF -f /root/sought/password /proc/$pid/cmdline /proc/$pid/environ; done; "
+                               "grep -alF -f /opt/sought/password /proc/$pid/cmdline /proc/$pid/environ; done; "
                                f"journalctl -b --no-pager -a | {here} && echo the journal; true").stdout
-    installed.host.run("rm -r /root/sought")
+    installed.host.run("rm -r /opt/sought")
     assert found == ""
 
 
