@@ -133,11 +133,6 @@ def test_killed_the_part_with_the_rights_costs_a_restart_and_leaves_nothing(inst
     installed.until_up(not_pid=pid)
     assert installed.restarts() == restarts + 1 and installed.failed() == ""
     assert installed.fou_ports() == 1 and installed.lease()["client"] == was["client"], "from the same port"
-    # Stopped before the next one could clean up, that is done as well.
-    installed.host.run(f"kill -9 {installed.pid(APPLY)}; while systemctl -q is-active {AGENT}; do sleep 0.1; done; systemctl stop {AGENT}")
-    installed.until_nothing_is_there()
-    installed.host.run(f"systemctl start {AGENT}")
-    installed.until_up()
 
 
 def test_a_lease_that_the_module_renews_is_taken_over(installed: World) -> None:
