@@ -8,6 +8,7 @@ that vanished. It is told once, the agent neither dies nor spins, and the tunnel
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -137,6 +138,9 @@ def test_datagrams_that_are_no_packets(net: Net, agent: Agent, kind: str, source
     assert after["negotiations"] == before["negotiations"] and after["state"] == "up" and after["since"] == before["since"]
     if (source, source_port) == ("192.0.2.1", 3653):
         wait_for("what came from the broker's port was looked at, and counted", lambda: refused(agent) >= 1000)
+        if kind == "garbage":
+            said = agent.said("dropped [0-9]+ datagrams from the broker's port")
+            assert len(said) <= 2 and int(re.search("dropped ([0-9]+)", said[-1])[1]) >= 100, said  # type: ignore[index]
     assert len(told(agent, lines)) <= 5, told(agent, lines)
     assert "Traceback" not in agent.log() and calm(agent)
 
@@ -154,6 +158,7 @@ def test_packets_that_are_not_for_us_or_claim_to_be_ours(net: Net, agent: Agent)
     after = agent.wait_up()
     assert after["since"] == before["since"] and len(told(agent, lines)) <= 5
     wait_for("counted", lambda: refused(agent) >= 2900)
+    agent.said("dropped [0-9]+ packets out of the tunnel that are not for this host")
     assert agent.status()["counters"]["packets_in"] - taken < 3500, "the first half did not reach the host's kernel"
 
 
