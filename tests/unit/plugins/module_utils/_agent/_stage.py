@@ -36,18 +36,18 @@ class _Selector(selectors.SelectSelector):
         ready = super().select(0)
         if not ready and timeout is None:
             raise AssertionError("everybody waits for nothing")
-        if not ready and timeout:
-            self.passed += timeout + 1e-9  # past what was waited for, whatever the last digits are
+        if not ready and timeout is not None:
+            # Nothing takes no time at all: what is due in less than the clock can tell would be waited for without an end.
+            self.passed += max(timeout, 0.0) + 1e-9
         return ready
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """Its clock stands still while somebody works. No threads: they would take no time."""
+    """Its clock all but stands still while somebody works. No threads: they would take no time."""
 
     def __init__(self) -> None:
         self.selector = _Selector()
         super().__init__(self.selector)
-        self._clock_resolution = 0.0  # what is a little early would be early for ever, since no time passes
 
     def time(self) -> float:
         return 1000.0 + self.selector.passed
