@@ -102,7 +102,7 @@ class World:
 
     def failed(self) -> str:
         """Units that failed and are not yet started again."""
-        return self.host.run("systemctl --failed --no-legend --plain 'tsp*'").stdout
+        return self.host.run("systemctl list-units --failed --no-legend --plain 'tsp*'").stdout
 
     def lease(self) -> dict[str, Any]:
         data: dict[str, Any] = json.loads(self.host.read(LEASE))
