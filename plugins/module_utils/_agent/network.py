@@ -151,6 +151,9 @@ async def _keep_advertised(agent: Agent, applier: Applier, log: logging.Logger) 
             except TspError as exc:
                 (log.debug if exc.code == "busy" else log.warning)("radvd does not know of this lease yet: %s", exc)
                 wait = min(wait * 2, LONGEST_SETTLE)
+            except Exception:
+                log.exception("a defect of the agent: radvd is not told of other prefixes any more")
+                return
         await asyncio.sleep(wait)
 
 
