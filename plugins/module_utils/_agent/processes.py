@@ -262,7 +262,8 @@ def apply_for(configs: Sequence[AgentConfig], make: Callable[[AgentConfig, loggi
             if not held(config.runtime_file("pid")):  # no agent will come: what one before us left is nobody's
                 with contextlib.suppress(TspError):
                     tunnels[config.name].recover()
-                tidy(config)
+                if os.path.lexists(config.runtime_file("pid")):  # else systemd may just have made the folder, for one that starts
+                    tidy(config)
         raise
     serve(sock, tunnels, log)
     for config in configs:
