@@ -148,25 +148,31 @@ def test_a_lease_that_the_module_renews_is_taken_over(installed: World) -> None:
     assert installed.host.run(f"stat -c '%u %a' {LEASE}").stdout == "0 600\n"
 
 
-HOOKED = {"agent_hook_lease": HOOK, "linux_data_plane": "tun"}
-
-
-def test_programs_of_the_site_are_told_and_the_agent_carries(installed: World) -> None:
+def test_programs_of_the_site_are_told(installed: World) -> None:
     """Predicted, made, and nothing to do the next time."""
-    predicted, done, again = installed.play("--check", **HOOKED), installed.play(**HOOKED), installed.play(**HOOKED)
+    hooked = {"agent_hook_lease": HOOK}
+    predicted, done, again = installed.play("--check", **hooked), installed.play(**hooked), installed.play(**hooked)
     assert prediction(predicted) == prediction(done) and done["changed"] and not again["changed"]
     installed.until_up()
-    assert installed.status()["data_plane"] == "tun" and installed.fou_ports() == 0
     operation, lease = installed.host.read(TOLD).splitlines()
     assert operation == "TSP_TUNNEL_CREATION" and json.loads(lease)["client"]["ipv6"] == installed.lease()["client"]["ipv6"]
     agent = installed.facts_of(installed.pid(AGENT))
     assert int(agent["CapBnd"], 16) == 0 and agent["NoNewPrivs"] == "1", "the part that reads the network has no more rights for it"
 
 
+def test_the_agent_carries_packets_without_a_right_of_its_own(installed: World) -> None:
+    """Through a device that the other part, which may open this one and no other, hands over."""
+    assert installed.play(linux_data_plane="tun")["changed"]
+    installed.until_up()
+    assert installed.status()["data_plane"] == "tun" and installed.fou_ports() == 0
+    agent, apply = (installed.facts_of(installed.pid(unit)) for unit in (AGENT, APPLY))
+    assert int(agent["CapBnd"], 16) == 0 and int(apply["CapBnd"], 16) == RIGHTS
+    assert [line for line in installed.host.read(TOLD).splitlines() if line.startswith("TSP_")][-1] == "TSP_TUNNEL_TEARDOWN"
+
+
 def test_taken_away_the_host_is_as_it_was(installed: World, before: list[str]) -> None:
     installed.host.run(f"rm /var/lib/tsp/{KEYS}")
-    assert installed.play(tunnel_state="absent", **HOOKED)["changed"]
+    assert installed.play(tunnel_state="absent")["changed"]
     installed.until_nothing_is_there()
-    assert [line for line in installed.host.read(TOLD).splitlines() if line.startswith("TSP_")][-1] == "TSP_TUNNEL_TEARDOWN"
     installed.host.run(f"rm {TOLD}")
     assert differences(before, installed.picture()) == []
