@@ -144,7 +144,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 class Agent:
     def __init__(self, folder: Path, mode: str = "v6udpv4", **link: Any) -> None:
-        self.folder = folder
+        self.folder = let_in(folder)
         (folder / "secret").write_text(PASSWORD + "\n")
         (folder / "secret").chmod(0o600)
         (folder / "tsp.json").write_text(json.dumps({
@@ -318,3 +318,18 @@ def test_without_sit_any_tunnel_becomes_one_over_udp(world: World, tmp_path: Pat
             assert agent.up(data_plane="tun")["negotiations"] == 0, "the next start has the lease"
             agent.end()
         assert picture() == before
+
+
+def test_out_of_the_nat_and_behind_it_again_the_kind_of_tunnel_is_chosen_anew(world: World, tmp_path: Path) -> None:
+    """v6anyv4 on a host that moves: over UDP behind the NAT, bare where its address is public; its addresses inside stay."""
+    with Agent(tmp_path, "v6anyv4") as agent:
+        first = agent.up(data_plane="fou")
+        assert first["lease"]["mode"] == "v6udpv4"
+        with world.public():
+            second = agent.up(data_plane="sit")
+            assert second["lease"]["mode"] == "v6v4" and "encap" not in device()["linkinfo"]["info_data"]
+            both_ways(second)
+        third = agent.up(data_plane="fou")
+        assert third["lease"]["mode"] == "v6udpv4"
+        both_ways(third)
+        assert first["lease"]["prefix"] == second["lease"]["prefix"] == third["lease"]["prefix"]
