@@ -262,12 +262,22 @@ def apply_for(configs: Sequence[AgentConfig], make: Callable[[AgentConfig, loggi
             if not held(config.runtime_file("pid")):  # no agent will come: what one before us left is nobody's
                 with contextlib.suppress(TspError):
                     tunnels[config.name].recover()
-                if os.path.lexists(config.runtime_file("pid")):  # else systemd may just have made the folder, for one that starts
-                    tidy(config)
+                _tidy_alone(config)
         raise
     serve(sock, tunnels, log)
     for config in configs:
+        _tidy_alone(config)
+
+
+def _tidy_alone(config: AgentConfig) -> None:
+    """Remove our folder, and that of an agent that was killed. That of one that ended is its own, or systemd's, which may just have made it
+    for the next one."""
+    path = config.runtime_file("pid")
+    if os.path.lexists(path) and not held(path):
         tidy(config)
+    else:
+        with contextlib.suppress(OSError):
+            os.rmdir(os.path.dirname(config.private_file("undo.json")))
 
 
 def _end(_number: int, _frame: Any) -> None:
