@@ -218,8 +218,9 @@ def test_asked_again_it_keeps_the_device_and_what_is_on_it(world: World, tmp_pat
     with Agent(tmp_path) as agent:
         first, index = agent.up(), device()["ifindex"]
         agent.program.send_signal(signal.SIGHUP)
+        # Asked beside the tunnel in use: each has a port of its own until the new one takes over.
+        wait_for(lambda: agent.up(negotiations=2)["lease"]["client"]["udp_port"] != first["lease"]["client"]["udp_port"], "another port")
         second = agent.up(negotiations=2)
-        assert second["lease"]["client"]["udp_port"] != first["lease"]["client"]["udp_port"], "each had its own until the new one took over"
         assert device()["ifindex"] == index and device()["linkinfo"]["info_data"]["encap"]["sport"] == second["lease"]["client"]["udp_port"]
         both_ways(second)
         world.broker.kill()
@@ -333,3 +334,21 @@ def test_out_of_the_nat_and_behind_it_again_the_kind_of_tunnel_is_chosen_anew(wo
         assert third["lease"]["mode"] == "v6udpv4"
         both_ways(third)
         assert first["lease"]["prefix"] == second["lease"]["prefix"] == third["lease"]["prefix"]
+
+
+def test_a_clock_that_is_set_ends_no_tunnel(world: World, tmp_path: Path) -> None:
+    """By a month: every lease has long ended, or begins in the future. Broker and agent see the same clock."""
+    with Agent(tmp_path) as agent:
+        for days in (30, -30):
+            before = agent.up()
+            time.clock_settime(time.CLOCK_REALTIME, time.time() + days * 86400)
+            try:
+                start = time.monotonic()
+                wait_for(lambda start=start: time.monotonic() - start > 12, "the agent to see it")
+                status = agent.up()
+                both_ways(status)
+                assert status["negotiations"] <= before["negotiations"] + 3, "asked again at most, and not again and again"
+            finally:
+                time.clock_settime(time.CLOCK_REALTIME, time.time() - days * 86400)
+            both_ways(agent.up())
+        assert agent.program.poll() is None and "Traceback" not in agent.log()
