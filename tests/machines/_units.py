@@ -25,6 +25,7 @@ PICTURE = r"""
 find /etc /usr/local /opt /root /var/lib /var/cache /run -xdev ! -type s ! -type p -printf '%y %m %u:%g %p %l\n' | sed '
 / \/run\/\(udev\|log\|user\)/d
 / \/run\/systemd\/\(journal\|units\|seats\|sessions\|users\|inhibit\|transient\|netif\|timesync\|resolve\|propagate\|incoming\)/d
+/ \/run\/systemd\/dynamic-uid/d
 / \/var\/lib\/systemd/d'
 ip -o addr show | sed 's/^[0-9]*: //; s/ *valid_lft.*//'
 ip route show table all; ip -6 route show table all; ip fou show
@@ -48,8 +49,8 @@ class World:
         self.inventory = self.ansible.write_inventory(self.rig.inventory({"host": self.host}, self.site.variables("alice")))
         self.book = lab.folder / "play.json"
         self.host.wait()
-        # The modules first: with them come devices such as sit0, which stay.
-        self.host.run("modprobe -a sit fou")
+        # The modules first: with them come devices such as sit0, which stay. Ansible's folder for facts is not ours to remove.
+        self.host.run("modprobe -a sit fou; mkdir -p /etc/ansible/facts.d")
 
     # Ansible ----------------------------------------------------------------------------------------------------------------------
 
