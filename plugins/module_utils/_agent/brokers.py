@@ -10,7 +10,7 @@ import asyncio
 import socket
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
+from typing import Optional, Protocol
 
 from .._exchange.negotiate import negotiate
 from .._exchange.options import parse_broker
@@ -21,7 +21,7 @@ from .._tsp.errors import TspError
 from .._tsp.lease import Lease
 from .settings import AgentConfig
 
-Answer = tuple[Lease, "socket.socket | None", "list[str]"]
+Answer = tuple[Lease, Optional[socket.socket], list[str]]
 """(lease, the connected UDP socket with v6udpv4, warnings)."""
 
 

@@ -31,7 +31,6 @@ from .._tsp.errors import ApplyError, LocalError, NetworkError, TspError
 from .._tsp.lease import Lease
 from .beside import Beside
 from .brokers import Answer, Negotiator, to_return_to
-from .brokers import BrokerNegotiator as BrokerNegotiator
 from .due import RENEW, RETURN, Due
 from .foreign import check_ours
 from .keepalive import Keepalive, Lost, Ping, behind_nat, interval_for

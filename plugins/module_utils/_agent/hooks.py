@@ -153,8 +153,10 @@ def _call(argv: list[str], environment: dict[str, str], text: str | None, timeou
             given.write(text.encode())
             given.seek(0)
         try:
-            process = subprocess.Popen(argv, stdin=subprocess.DEVNULL if text is None else given, stdout=output, stderr=subprocess.STDOUT,
-                                       env=environment, cwd="/", close_fds=True, start_new_session=True, umask=0o022)
+            # Where the agent runs there is no AnsibleModule.
+            process = subprocess.Popen(  # pylint: disable=ansible-bad-function
+                argv, stdin=subprocess.DEVNULL if text is None else given, stdout=output, stderr=subprocess.STDOUT,
+                env=environment, cwd="/", close_fds=True, start_new_session=True, umask=0o022)
         except OSError as exc:
             raise ApplyError("hook_failed", f"{argv[-1]} cannot be run: {exc.strerror}.",
                              "Check its first line, its rights and that nothing forbids programs to run there.") from None

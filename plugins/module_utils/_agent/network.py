@@ -24,7 +24,8 @@ from .applier.host import HostApplier
 from .applier.local import LocalApplier
 from .applier.port import Applier
 from .applier.remote import Channel, RemoteApplier
-from .core import Agent, BrokerNegotiator
+from .brokers import BrokerNegotiator
+from .core import Agent
 from .daemon import Starter, forget_log
 from .drops import Drops
 from .leases import LeaseFile

@@ -123,7 +123,7 @@ def test_a_refusal_waits_long_and_hangup_ends_the_wait(stage: Stage) -> None:
 
 
 def test_refused_several_times_it_stops_asking_until_told(stage: Stage) -> None:
-    stage.broker.answers = [RemoteError("auth_failed", "The broker refused.", "Check it.", 300) for _ in range(3)]
+    stage.broker.answers = [RemoteError("auth_failed", "The broker refused.", "Check it.", 300) for _turn in range(3)]
     told: list[dict[str, Any]] = []
     stage.play(lambda agent: agent.state == "refused", lambda agent: told.append(stage.status()), 6000,
                lambda agent: agent.state == "refused", lambda agent: agent.renegotiate(), up)
@@ -172,7 +172,7 @@ def test_without_reconnecting_a_loss_is_the_end(stage: Stage) -> None:
 def test_backoff_grows_to_a_bound(stage: Stage) -> None:
     pace = Pace(stage.config.retry, lambda: 0.5)
     delays = []
-    for _ in range(14):
+    for _turn in range(14):
         pace.failed(NetworkError("silent", ""))
         delays.append(pace.delay(NetworkError("silent", "")))
     assert delays[:4] == [1, 2, 4, 8] and delays[-1] == 300

@@ -48,7 +48,7 @@ def test_a_running_agent_looks_by_itself(monkeypatch: pytest.MonkeyPatch, caplog
         configs = [SimpleNamespace(name=name) for name in ("a", "b")]
         agents = [SimpleNamespace(tunnel=SimpleNamespace(counters=lambda found=found: found)) for found in counters]
         task = asyncio.ensure_future(network._tell_drops(configs, agents, logging.getLogger("drops")))
-        for _ in range(10):
+        for _turn in range(10):
             await asyncio.sleep(0)
         task.cancel()
 

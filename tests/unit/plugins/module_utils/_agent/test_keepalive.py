@@ -25,7 +25,7 @@ def make(interval: float = 30.0, jitter: float = 0.0) -> Keepalive:
 def answered(keepalive: Keepalive, pings: int) -> list[float]:
     """The pauses between so many pings, each answered at once; the first is from the start."""
     pauses, last = [], 100.0
-    for _ in range(pings):
+    for _turn in range(pings):
         due = keepalive.next_timer()
         assert due is not None
         ping = keepalive.handle_timer(due)

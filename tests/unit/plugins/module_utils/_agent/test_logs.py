@@ -114,7 +114,7 @@ def test_older_files_do_not_fill_the_disk(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(logplaces, "KEPT", 3)
     (tmp_path / "gw6c.log.of-the-user").touch()
     log = logs.set_up(config(tmp_path, stderr=0, file=2, filename=str(tmp_path / "gw6c.log"), rotation_size=16), foreground=True)
-    for _ in range(1200):
+    for _turn in range(1200):
         log.info("%s", "x" * 80)
     assert len([one for one in tmp_path.glob("gw6c.log.*") if one.name != "gw6c.log.of-the-user"]) == 3
     assert (tmp_path / "gw6c.log.of-the-user").exists()
@@ -125,7 +125,7 @@ def test_rotation_can_delete_or_be_off(tmp_path: Path) -> None:
     for delete, rotation in ((True, True), (False, False)):
         asked = config(tmp_path, stderr=0, file=2, filename=str(path), rotation_size=16, rotation=rotation, rotation_delete=delete)
         log = logs.set_up(asked, foreground=True)
-        for _ in range(600):
+        for _turn in range(600):
             log.info("%s", "x" * 80)
         assert os.listdir(tmp_path) == ["gw6c.log"] and (path.stat().st_size > 16384) == (not rotation)
 
@@ -220,7 +220,7 @@ def test_syslog(tmp_path: Path, syslog: tuple[str, socket.socket], facility: str
     log = logs.set_up(config(tmp_path, stderr=0, syslog=2, syslog_facility=facility), foreground=True)
     tell_all(log)
     log.warning("two\nlines")
-    lines = [syslog[1].recv(4096).decode() for _ in range(6)]
+    lines = [syslog[1].recv(4096).decode() for _turn in range(6)]
     expected = [(3, "E: error"), (4, "W: warning"), (5, "I: up"), (6, "I: info"), (4, "W: two"), (4, "W: lines")]
     assert lines == [f"<{number + severity}>tsp-agent[{os.getpid()}]: {text}" for severity, text in expected]
 
@@ -237,7 +237,7 @@ def test_a_syslog_that_is_started_anew_is_found_again(tmp_path: Path, syslog: tu
         again.bind(path)
         again.settimeout(5)
         log.info("three")
-        lines = [again.recv(4096).decode() for _ in range(2)]
+        lines = [again.recv(4096).decode() for _turn in range(2)]
     assert lines[0].endswith("I: 2 messages could not be written here") and lines[1].endswith("I: three")
     assert stderr.getvalue().count("cannot be written to syslog") == 1
 
@@ -370,7 +370,7 @@ def test_what_comes_again_and_again_is_told_once_and_counted(counted: tuple[logg
 def test_what_is_counted_comes_with_whatever_is_told_next(counted: tuple[logging.Logger, Clock], stderr: io.StringIO) -> None:
     log, clock = counted
     for name in ("x", "y"):
-        for _ in range(3):
+        for _turn in range(3):
             log.warning(name, extra=logs.once(name))
     clock.now += 61
     log.info("something else")
@@ -408,7 +408,7 @@ def test_several_tunnels_are_told_apart(tmp_path: Path, stderr: io.StringIO) -> 
         one = logs.of(log, "office")
         log.info("begin")
         one.warning("two\nlines")
-        for _ in range(3):
+        for _turn in range(3):
             one.warning("again", extra=logs.once("again"))
         logs.exchange(one)("C>S")  # type: ignore[misc]
         logs.close(log)
@@ -418,7 +418,7 @@ def test_several_tunnels_are_told_apart(tmp_path: Path, stderr: io.StringIO) -> 
 
 def test_setting_up_again_closes_what_was_there(tmp_path: Path) -> None:
     asked = config(tmp_path, stderr=0, file=2, filename=str(tmp_path / "gw6c.log"))
-    for _ in range(3):
+    for _turn in range(3):
         log = logs.set_up(asked, True)
         log.info("x")
     handles = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{fd}")]

@@ -72,7 +72,7 @@ def test_the_result_is_kept_and_believed_until_the_tunnel_is_lost_all_the_same(t
     assert len(said) == 1 and "forgets the tunnel after" in said[0]
     again = NatProbe(120.0, path, said.append)
     assert again.found and again.wanted() is None and 27 <= (again.interval or 0) <= 45
-    for _ in range(3):
+    for _turn in range(3):
         again.lost_anyway()
     assert not again.found and again.wanted() == 10
 

@@ -234,7 +234,7 @@ def test_a_socket_of_the_kernel_wakes_who_waits() -> None:
         waiting = asyncio.ensure_future(listening.changed())
         await asyncio.sleep(0)
         before = waiting.done()
-        for _ in range(3):
+        for _turn in range(3):
             kernels.send(b"\x10\0\0\0\x14\0\0\0" + bytes(8))  # RTM_NEWADDR
         what = await asyncio.wait_for(waiting, 10)
         listening.close()

@@ -63,7 +63,7 @@ class Host(FakeRunner):
         forced = words[0] == "-f"
         verb, name, *rest = words[1:] if forced else words
         if verb == "get":
-            verb, name, rest = "get", rest[0] if name == "status" else name, rest
+            name = rest[0] if name == "status" else name
         if name != "tsp_agent_x" and "tsp_agent_x" not in rest or not known:
             return 2, "", "rcctl: service tsp_agent_x does not exist"
         if verb == "check":
