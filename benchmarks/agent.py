@@ -102,7 +102,8 @@ def idle(net: Net, agent: Agent) -> tuple[float, list[float], float]:
     time.sleep(IDLE)
     used = (processor(net, pids) - before) / (time.monotonic() - began) * 100
     held = [memory(net, pid) for pid in pids]
-    return sum(own for own, _file, _all in held) + max(file for _own, file, _all in held), sorted(every for _own, _file, every in held), used
+    together = sum(own for own, _file, _all in held) + max(file for _own, file, _all in held)
+    return together, sorted(every for _own, _file, every in held), used
 
 
 def as_installed(net: Net) -> None:
