@@ -87,7 +87,7 @@ def judged(data: dict[str, Any], now: datetime, alive: bool | None = None) -> di
     since = _seconds(data.get("since"), now)
     ends = _seconds(_dict(data.get("lease")).get("expires_at"), now)
     return {**data, "connected": data["state"] == "up" and not stale, "stale": stale, "duration_s": None if since is None else int(since),
-            "lease_seconds_left": None if ends is None else int(-ends)}
+            "lease_seconds_left": None if ends is None else int(0 - ends)}
 
 
 def show(paths: Sequence[str], as_json: bool, out: TextIO, now: datetime | None = None) -> int:
