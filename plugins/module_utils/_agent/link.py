@@ -11,8 +11,6 @@ step is done its undo is written to a file in the runtime directory, so that an 
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Sequence
 from ipaddress import ip_network
 from typing import Any, Protocol
@@ -20,7 +18,7 @@ from typing import Any, Protocol
 from .._apply.kernel import entries
 from .._apply.runner import Completed
 from .._tsp.errors import ApplyError, LocalError
-from . import linkplan
+from . import linkplan, undofile
 from .linkplan import ALIAS, FORWARDING, REPLACING_METRIC, SYSCTL, LinkPlan, LinkStep, Undo, cidr_key, route_key, rule_key, sysctl_step
 
 NATIVE = "native "
@@ -55,14 +53,8 @@ class Link:
 
         Raises LocalError `device_taken`: the device exists and is somebody else's.
         """
-        found = False
-        try:
-            with open(self._undo_file, encoding="utf-8") as file:
-                self._undo = {str(key): tuple(str(word) for word in words) for key, words in json.load(file).items()}
-        except FileNotFoundError:
-            pass
-        except (OSError, ValueError, AttributeError, TypeError):
-            found = True  # half a file is possible only when nothing of it was done yet
+        left = undofile.load(self._undo_file)
+        found, self._undo = left is None, left or {}
         if self._undo:
             found = True
             self.remove()
@@ -270,17 +262,7 @@ class Link:
             return []
 
     def _save(self) -> None:
-        if not self._undo:
-            if os.path.exists(self._undo_file):
-                os.unlink(self._undo_file)
-            return
-        temporary = f"{self._undo_file}.new"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-        with open(os.open(temporary, flags, 0o600), "w", encoding="utf-8") as file:
-            json.dump(self._undo, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self._undo_file)
+        undofile.save(self._undo_file, self._undo)
 
 
 def _route_key(route: dict[str, Any], family: int, table: str | None = None) -> str:

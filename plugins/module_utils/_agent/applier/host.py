@@ -88,8 +88,6 @@ class HostApplier:
                     made = platforms.open_tun(device, self._link, self._platform)
                     self._has_device = True
             done = self._link.apply(plan, None if sock is None or kind == "tun" else sock.close)
-            for sentence in getattr(self._link, "left_out", ()):
-                self._log.info("%s", sentence)
             self._welcome(lease)
             echo = None if kind == "tun" else self._echo(numbers, plan.device)
             return SetUp(done, numbers, plan.device, None if made is None else made.fd, echo)

@@ -11,13 +11,12 @@ go with the device: on these systems not all of it does.
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import time
 from collections.abc import Callable, Sequence
 
 from ..._tsp.errors import ApplyError, LocalError
+from .. import undofile
 from ..link import Kernel
 from ..linkplan import ALIAS, SYSCTL, LinkPlan, LinkStep, Undo, cidr_key, sysctl_step
 from ..tun import TunDevice
@@ -54,14 +53,8 @@ class BsdLink:
 
         Raises LocalError `device_taken`: a device that we would use exists and is somebody else's.
         """
-        found = False
-        try:
-            with open(self._undo_file, encoding="utf-8") as file:
-                self._undo = {str(key): tuple(str(word) for word in words) for key, words in json.load(file).items()}
-        except FileNotFoundError:
-            pass
-        except (OSError, ValueError, AttributeError, TypeError):
-            found = True  # half a file is possible only when nothing of it was done yet
+        left = undofile.load(self._undo_file)
+        found, self._undo = left is None, left or {}
         if self._undo:
             found = True
             self._open = ""
@@ -250,14 +243,4 @@ class BsdLink:
         return routes(self._must((*self._system.routes, FAMILY[family])))
 
     def _save(self) -> None:
-        if not self._undo:
-            if os.path.exists(self._undo_file):
-                os.unlink(self._undo_file)
-            return
-        temporary = f"{self._undo_file}.new"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-        with open(os.open(temporary, flags, 0o600), "w", encoding="utf-8") as file:
-            json.dump(self._undo, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self._undo_file)
+        undofile.save(self._undo_file, self._undo)
