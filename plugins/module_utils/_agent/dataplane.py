@@ -24,6 +24,7 @@ from ipaddress import IPv6Address
 from typing import Callable
 
 from . import gso, icmp6
+from .buffers import enlarge
 from .screen import MALFORMED, PASS, SIGNALLING, Screen
 from .tun import FAMILY_HEADER, has_header
 
@@ -37,14 +38,11 @@ SEGMENTS = 64
 LONGEST = 65507
 ANCILLARY = socket.CMSG_SPACE(4)
 UDP_OVERHEAD = 28
-SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
 IP_MTU = 14
 IP_MTU_DISCOVER = 10
 PMTUDISC_DONT, PMTUDISC_DO = 0, 2
-BUFFER = 4 << 20
 LINUX = sys.platform.startswith("linux")
 """The numbers of the socket options here are Linux's; the same numbers mean something else on other systems."""
-LINUX_OPTIONS = ((socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER), (socket.SOL_SOCKET, SO_SNDBUFFORCE, BUFFER), (SOL_UDP, UDP_GRO, 1))
 REST = 0.5
 """Seconds until a device that said that it is down is read again."""
 
@@ -88,12 +86,12 @@ class DataPlane:
         """Use this connected, non-blocking UDP socket from now on; one in use before is closed."""
         self.detach()
         self._socket = sock
-        for level, option, value in ((socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER), (socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER),
-                                     *(LINUX_OPTIONS if LINUX else ())):
+        enlarge(sock)
+        if LINUX:
             try:
-                sock.setsockopt(level, option, value)
+                sock.setsockopt(SOL_UDP, UDP_GRO, 1)
             except OSError:
-                pass  # what the system allows will do
+                pass  # datagram after datagram will do
         _discover(sock, PMTUDISC_DO)
         self._path_mtu = self._mtu
         self._loop.add_reader(sock.fileno(), self._from_socket)

@@ -23,12 +23,11 @@ from .._tsp.errors import ApplyError
 from .._tsp.lease import Address, Lease
 from . import platforms
 from .linkplan import KINDS
-from .settings import AgentConfig
+from .settings import CREATION, AgentConfig
 
 if TYPE_CHECKING:
     import logging
 
-CREATION, TEARDOWN = "TSP_TUNNEL_CREATION", "TSP_TUNNEL_TEARDOWN"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 VERBOSE = "3"
 """What the old client always said, whatever its configuration."""

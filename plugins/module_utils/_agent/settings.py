@@ -13,6 +13,8 @@ from typing import Any
 from .._exchange.options import ExchangeOptions
 from .._tsp.request import TunnelRequest
 
+CREATION, TEARDOWN = "TSP_TUNNEL_CREATION", "TSP_TUNNEL_TEARDOWN"
+"""What a hook is told has happened to the tunnel, as the old client's templates were (tsp-protocol.md section 9)."""
 METRIC = 2048
 """Metric of our default route: worse than what router advertisements (1024) or DHCP give, so a native one stays in use."""
 

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import socket
@@ -24,17 +23,15 @@ from ..._module.plan import tunnel_plan
 from ..._tsp.errors import ApplyError, LocalError
 from ..._tsp.lease import Lease
 from .. import platforms
+from ..buffers import enlarge
 from ..link import Kernel
 from ..linkplan import KINDS
-from ..settings import AgentConfig
+from ..settings import CREATION, TEARDOWN, AgentConfig
 from ..tun import TunDevice
 from .port import SetUp
 
-CREATION, TEARDOWN = "TSP_TUNNEL_CREATION", "TSP_TUNNEL_TEARDOWN"
 MODES = {"v6anyv4": ("v6v4", "v6udpv4")}
 """What may be granted where one asks for this; any other mode is granted or not."""
-SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
-BUFFER = 4 << 20
 Hook = Callable[[AgentConfig, Lease, str, logging.Logger], None]
 Advertise = Callable[[AgentConfig, Lease, logging.Logger], None]
 
@@ -82,8 +79,8 @@ class HostApplier:
                 self.take_down()
             self._goodbye(lease)
             if kind == "tun":
-                if sock is not None and self._platform.startswith("linux"):
-                    _enlarge(sock)
+                if sock is not None:
+                    enlarge(sock)
                 if not self._has_device:
                     made = platforms.open_tun(device, self._link, self._platform)
                     self._has_device = True
@@ -177,13 +174,6 @@ def same_grant(one: Lease, other: Lease) -> bool:
     """Whether two leases give the same addresses, networks and ends."""
     first, second = (replace(lease.grant, keepalive=None, lifetime=None) for lease in (one, other))
     return first == second and one.broker == other.broker
-
-
-def _enlarge(sock: socket.socket) -> None:
-    """Larger buffers than an ordinary program may have."""
-    for option in (SO_SNDBUFFORCE, SO_RCVBUFFORCE):
-        with contextlib.suppress(OSError):
-            sock.setsockopt(socket.SOL_SOCKET, option, BUFFER)
 
 
 def private_folder(config: AgentConfig) -> None:

@@ -19,10 +19,10 @@ from typing import Any, TypeVar
 
 import pytest
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.applier import serve, wire
-from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.applier.host import CREATION, TEARDOWN, HostApplier
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.applier.host import HostApplier
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.applier.remote import Channel, RemoteApplier
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.config import parse
-from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.settings import AgentConfig
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.settings import CREATION, TEARDOWN, AgentConfig
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.errors import ApplyError, LocalError, TspError
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.lease import Lease
 from ansible_collections.tunnelbroker.tsp.tests.unit.plugins.module_utils._agent.test_link import FakeKernel

@@ -17,7 +17,7 @@ from ipaddress import IPv6Address, IPv6Network
 from typing import Any
 
 import pytest
-from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent import dataplane, icmp6
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent import buffers, dataplane, icmp6
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.dataplane import BATCH, DataPlane
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.screen import Screen
 
@@ -297,3 +297,12 @@ def test_a_full_queue_of_a_bsd_is_no_trouble_with_the_broker(monkeypatch: pytest
             await at.until(lambda: at.plane.counters["dropped_in_queue_full"])
             assert not at.troubles and not at.plane.counters["dropped_out_unreachable"]
     asyncio.run(run())
+
+
+def test_buffers_that_were_enlarged_by_force_stay_so() -> None:
+    """As with the part that has the rights, and then the part that has none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        buffers.enlarge(sock)
+        before = [sock.getsockopt(socket.SOL_SOCKET, option) for option in buffers.FORCED]
+        buffers.enlarge(sock, linux=False)
+        assert [sock.getsockopt(socket.SOL_SOCKET, option) for option in buffers.FORCED] == before

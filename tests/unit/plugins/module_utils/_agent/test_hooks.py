@@ -19,7 +19,13 @@ from typing import Any
 
 import pytest
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent import hooks
-from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.settings import AgentConfig, HooksConfig, LinkConfig
+from ansible_collections.tunnelbroker.tsp.plugins.module_utils._agent.settings import (
+    CREATION,
+    TEARDOWN,
+    AgentConfig,
+    HooksConfig,
+    LinkConfig,
+)
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._exchange.options import ExchangeOptions
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.client import Credentials
 from ansible_collections.tunnelbroker.tsp.plugins.module_utils._tsp.errors import ApplyError
@@ -47,7 +53,7 @@ def lease(mode: str = "v6v4", prefix: str | None = "2001:db8:4000::/48", name: s
 
 
 def test_the_variables_are_those_of_the_guides_trace() -> None:
-    found = hooks.variables(lease(prefix="2001:db8:4000:20::/60"), config(devices=(("v6v4", "sit1"),)), hooks.CREATION)
+    found = hooks.variables(lease(prefix="2001:db8:4000:20::/60"), config(devices=(("v6v4", "sit1"),)), CREATION)
     assert found == {
         "TSP_OPERATION": "TSP_TUNNEL_CREATION", "TSP_VERBOSE": "3", "TSP_HOME_DIR": "/usr/local/gw6c", "TSP_TUNNEL_MODE": "v6v4",
         "TSP_HOST_TYPE": "router", "TSP_TUNNEL_INTERFACE": "sit1", "TSP_HOME_INTERFACE": "eth1",
@@ -57,31 +63,31 @@ def test_the_variables_are_those_of_the_guides_trace() -> None:
 
 
 def test_what_a_host_without_a_prefix_gets() -> None:
-    found = hooks.variables(lease("v6udpv4", None, "alice.broker.example"), config(router=False), hooks.TEARDOWN)
+    found = hooks.variables(lease("v6udpv4", None, "alice.broker.example"), config(router=False), TEARDOWN)
     assert found["TSP_OPERATION"] == "TSP_TUNNEL_TEARDOWN" and found["TSP_TUNNEL_MODE"] == "v6udpv4"
     assert found["TSP_CLIENT_DNS_NAME"] == "alice.broker.example"
     assert found["TSP_HOME_INTERFACE"] == "" and found["TSP_HOST_TYPE"] == "host"
     assert not {name for name in found if name.startswith("TSP_PREFIX")}
-    assert "TSP_CLIENT_DNS_NAME" not in hooks.variables(lease(), config(), hooks.CREATION)
+    assert "TSP_CLIENT_DNS_NAME" not in hooks.variables(lease(), config(), CREATION)
 
 
 @pytest.mark.parametrize(("prefix", "text"), [
     ("2001:db8:4000::/48", "2001:0db8:4000"), ("2001:db8::/32", "2001:0db8"), ("2001:db8:4000::/49", "2001:0db8:4000:0000"),
     ("2001:db8:0:1::/64", "2001:0db8:0000:0001")])
 def test_the_prefix_is_cut_so_that_an_address_can_follow(prefix: str, text: str) -> None:
-    found = hooks.variables(lease(prefix=prefix), config(), hooks.CREATION)
+    found = hooks.variables(lease(prefix=prefix), config(), CREATION)
     assert found["TSP_PREFIX"] == text
     assert IPv6Address(f"{found['TSP_PREFIX']}::1") in IPv6Network(prefix)
 
 
 def test_the_device_is_called_as_it_is_on_this_system() -> None:
-    names = [hooks.variables(lease(mode, None), config(), hooks.CREATION, system)["TSP_TUNNEL_INTERFACE"]
+    names = [hooks.variables(lease(mode, None), config(), CREATION, system)["TSP_TUNNEL_INTERFACE"]
              for mode in ("v6v4", "v6udpv4") for system in ("linux", "freebsd14")]
     assert names[0] == names[2] == "tsp0" and names[1].startswith("gif") and names[3].startswith("tun")
 
 
 def test_v4v6() -> None:
-    found = hooks.variables(lease("v4v6", "198.51.100.0/28"), config(devices=(("v4v6", "sit0"),)), hooks.CREATION)
+    found = hooks.variables(lease("v4v6", "198.51.100.0/28"), config(devices=(("v4v6", "sit0"),)), CREATION)
     assert (found["TSP_PREFIX"], found["TSP_PREFIXLEN"], found["TSP_TUNNEL_PREFIXLEN"]) == ("198.51.100.0", "28", "32")
     assert found["TSP_TUNNEL_INTERFACE"] == "sit0"
 
@@ -135,15 +141,15 @@ def script(tmp_path: Path, text: str, mode: int = 0o644, name: str = "mine.sh") 
 
 def test_an_old_template_works_as_it_stands(tmp_path: Path, recorded: Path) -> None:
     asked = config(devices=(("v6v4", "sit1"),), script=script(tmp_path, TEMPLATE), script_sets_up=True)
-    hooks.run(asked, lease(), hooks.CREATION, LOG)
-    hooks.run(asked, lease(), hooks.TEARDOWN, LOG)
+    hooks.run(asked, lease(), CREATION, LOG)
+    hooks.run(asked, lease(), TEARDOWN, LOG)
     assert recorded.read_text().splitlines() == [
         "tunnel add sit1 mode sit ttl 64 remote 192.0.2.6", "link set sit1 up mtu 1280",
         "-6 addr add 2001:0db8:0000:0000:0000:0000:0000:0005/128 dev sit1", "-6 route add ::/0 dev sit1",
         "-6 route add 2001:0db8:4000::/48 dev lo", "-6 addr add 2001:0db8:4000::1/64 dev eth1",
         "-6 addr del 2001:0db8:4000::1/64 dev eth1", "tunnel del sit1"]
     with pytest.raises(ApplyError) as caught:
-        hooks.run(asked, lease("v4v6", None), hooks.CREATION, LOG)
+        hooks.run(asked, lease("v4v6", None), CREATION, LOG)
     assert caught.value.code == "hook_failed" and "ended with code 1" in caught.value.message
     assert "mode v4v6 is not for us" in caught.value.message
 
@@ -152,10 +158,10 @@ def test_a_program_is_given_nothing_but_what_it_needs(tmp_path: Path, monkeypatc
     monkeypatch.setenv("SOMETHING_ELSE", "1")
     out = tmp_path / "out"
     path = script(tmp_path, f"#!/bin/sh\nexec > {out}\nenv; pwd; cat; umask; exec cat /proc/self/cmdline\n", 0o755)
-    hooks.run(config(script=path), lease(), hooks.CREATION, LOG)
+    hooks.run(config(script=path), lease(), CREATION, LOG)
     lines = out.read_text().splitlines()
     names = {line.split("=")[0] for line in lines if "=" in line}
-    assert names - {"PWD", "_", "SHLVL", "OLDPWD"} == {"PATH", *hooks.variables(lease(), config(), hooks.CREATION)}
+    assert names - {"PWD", "_", "SHLVL", "OLDPWD"} == {"PATH", *hooks.variables(lease(), config(), CREATION)}
     assert "/" in lines and "0022" in lines and SECRET not in out.read_text()
 
 
@@ -164,9 +170,9 @@ def test_a_new_program_gets_the_lease_on_its_standard_input(tmp_path: Path) -> N
     new = script(tmp_path, f"#!/bin/sh\ncat > {given}\necho lease $TSP_OPERATION >> {order}\n", 0o700, "new")
     old = script(tmp_path, f"echo script $TSP_OPERATION >> {order}\n")
     both = config(script=old, lease=new)
-    hooks.run(both, lease(), hooks.CREATION, LOG)
+    hooks.run(both, lease(), CREATION, LOG)
     assert Lease.from_dict(json.loads(given.read_text())) == lease() and SECRET not in given.read_text()
-    hooks.run(both, lease(), hooks.TEARDOWN, LOG)
+    hooks.run(both, lease(), TEARDOWN, LOG)
     assert order.read_text().split("\n")[:-1] == [
         "script TSP_TUNNEL_CREATION", "lease TSP_TUNNEL_CREATION", "lease TSP_TUNNEL_TEARDOWN", "script TSP_TUNNEL_TEARDOWN"]
 
@@ -175,7 +181,7 @@ def test_what_a_path_holds_is_never_read_by_a_shell(tmp_path: Path) -> None:
     folder = tmp_path / "a b;touch pwned $(touch pwned)"
     folder.mkdir()
     done = tmp_path / "done"
-    hooks.run(config(script=script(folder, f"echo yes > {done}\n")), lease(), hooks.CREATION, LOG)
+    hooks.run(config(script=script(folder, f"echo yes > {done}\n")), lease(), CREATION, LOG)
     assert done.read_text() == "yes\n" and not list(tmp_path.rglob("pwned"))
 
 
@@ -199,7 +205,7 @@ def test_a_program_that_does_not_end_is_ended_with_all_that_it_started(tmp_path:
     pids = tmp_path / "pids"
     path = script(tmp_path, f"trap '' TERM\nsleep 1000 &\necho $! $$ > {pids}\necho here I am\nwhile :; do sleep 0.1; done\n")
     with pytest.raises(ApplyError) as caught:
-        hooks.run(replace(config(), hooks=HooksConfig(script=path, timeout=1.0)), lease(), hooks.CREATION, LOG)
+        hooks.run(replace(config(), hooks=HooksConfig(script=path, timeout=1.0)), lease(), CREATION, LOG)
     assert caught.value.code == "hook_failed" and "was ended after 1 s; its last words: here I am." in caught.value.message
     for pid in pids.read_text().split():
         wait_gone(int(pid))
@@ -208,14 +214,14 @@ def test_a_program_that_does_not_end_is_ended_with_all_that_it_started(tmp_path:
 def test_a_program_that_writes_without_an_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hooks, "MOST_OUTPUT", 10_000)
     with pytest.raises(ApplyError) as caught:
-        hooks.run(config(script=script(tmp_path, "while :; do echo again; done\n")), lease(), hooks.CREATION, LOG)
+        hooks.run(config(script=script(tmp_path, "while :; do echo again; done\n")), lease(), CREATION, LOG)
     assert "writes without an end" in caught.value.message and len(str(caught.value)) < 1000
 
 
 def test_what_it_leaves_in_the_background_lives_on(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     path = script(tmp_path, f"(echo $$; exec sleep 1000) &\necho $! > {pid}\n")
-    hooks.run(config(script=path), lease(), hooks.CREATION, LOG)
+    hooks.run(config(script=path), lease(), CREATION, LOG)
     number = int(pid.read_text())
     try:
         assert not gone(number)
@@ -226,7 +232,7 @@ def test_what_it_leaves_in_the_background_lives_on(tmp_path: Path) -> None:
 def test_what_it_says_goes_to_the_log_at_the_highest_level_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = script(tmp_path, "echo one; echo two >&2\n")
     with caplog.at_level(logging.DEBUG, LOG.name):
-        hooks.run(config(script=path), lease(), hooks.CREATION, LOG)
+        hooks.run(config(script=path), lease(), CREATION, LOG)
     assert [(r.levelno, r.getMessage()) for r in caplog.records] == [(logging.DEBUG, f"{path}: one"), (logging.DEBUG, f"{path}: two")]
 
 
@@ -237,7 +243,7 @@ def test_what_others_can_change_is_not_run(tmp_path: Path, mode: int, folder_mod
     path = script(folder, f"touch {done}\n", mode)
     folder.chmod(folder_mode)
     with pytest.raises(ApplyError) as caught:
-        hooks.run(config(script=path), lease(), hooks.CREATION, LOG)
+        hooks.run(config(script=path), lease(), CREATION, LOG)
     assert caught.value.code == "hook_unsafe" and path in caught.value.message and not done.exists()
 
 
@@ -247,13 +253,13 @@ def test_a_program_of_somebody_else_is_not_run(tmp_path: Path) -> None:
     path = script(tmp_path, "exit 0\n")
     os.chown(path, 65534, 0)
     with pytest.raises(ApplyError, match="does not own"):
-        hooks.run(config(script=path), lease(), hooks.CREATION, LOG)
+        hooks.run(config(script=path), lease(), CREATION, LOG)
 
 
 def test_what_is_not_there_or_cannot_run_is_told(tmp_path: Path) -> None:
     for path in (str(tmp_path / "none"), str(tmp_path), script(tmp_path, "#!/no/such/interpreter\n", 0o755)):
         with pytest.raises(ApplyError) as caught:
-            hooks.run(config(script=path), lease(), hooks.CREATION, LOG)
+            hooks.run(config(script=path), lease(), CREATION, LOG)
         assert caught.value.code == "hook_failed" and path in caught.value.message and caught.value.hint
     with pytest.raises(ApplyError, match="was killed by signal 9"):
-        hooks.run(config(script=script(tmp_path, "kill -9 $$\n")), lease(), hooks.CREATION, LOG)
+        hooks.run(config(script=script(tmp_path, "kill -9 $$\n")), lease(), CREATION, LOG)
